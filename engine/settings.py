@@ -1,0 +1,35 @@
+"""Engine settings: plain values with defaults that fit the machine."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+CacheType = Literal["f16", "q8_0"]
+
+
+class EngineSettings(BaseModel):
+    """How a model is loaded and driven.
+
+    `n_ctx` is the size of the key-value cache in tokens, shared by all sequences; None takes what
+    1 GiB holds, but at least one sequence of the model's training length (4,096 at most) and at
+    most 32,768. `n_gpu_layers` -1 puts all layers on the GPU where the build supports one.
+    `n_threads` None takes the machine's cores. `n_batch` is the most tokens evaluated in one step,
+    `n_ubatch` the most in one pass of the compute graph. `max_sequences` bounds the sequences
+    generated at once, `queue` the items waiting. `score_parallel` is how many items are scored in
+    one step; None takes 1 on a CPU, where more gains nothing, and 16 on a GPU.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    n_ctx: Annotated[int, Field(ge=256)] | None = None
+    n_gpu_layers: Annotated[int, Field(ge=-1)] = -1
+    n_threads: Annotated[int, Field(ge=1, le=512)] | None = None
+    n_batch: Annotated[int, Field(ge=32, le=16_384)] = 2_048
+    n_ubatch: Annotated[int, Field(ge=32, le=16_384)] = 512
+    flash_attention: bool = True
+    cache_type: CacheType = "f16"
+    max_sequences: Annotated[int, Field(ge=1, le=128)] = 64
+    queue: Annotated[int, Field(ge=1, le=100_000)] = 256
+    score_parallel: Annotated[int, Field(ge=1, le=32)] | None = None

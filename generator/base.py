@@ -1,0 +1,76 @@
+"""What a generator is: a prompt in, sampled responses out."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from evenhand.schemas.generation import SEED_LIMIT, Generation, Sampling
+
+OnText = Callable[[int, str], None]
+
+
+class BaseGenerator(ABC):
+    """Base of all generators. Subclasses implement `submit`."""
+
+    def __init__(self, name: str, *, model_sha256: str | None = None):
+        self.name = name
+        self.model_sha256 = model_sha256
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Hash of model, template and engine settings (hex, 64 characters)."""
+
+    @abstractmethod
+    def submit(
+        self,
+        prompt: str,
+        *,
+        system: str | None = None,
+        sampling: Sampling | None = None,
+        n: int = 1,
+        on_text: OnText | None = None,
+        deadline: float | None = None,
+    ) -> Future[list[Generation]]:
+        """Start sampling `n` responses; sample i is drawn with seed + i.
+
+        `on_text(i, piece)` is called from another thread as text of sample i becomes final.
+        `deadline` is a time of `time.monotonic()`. Raises `QueueFull`, `Unavailable` or a
+        `RequestError` at once; the future may raise any `EvenhandError`. Cancelling the future
+        drops the work.
+        """
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        system: str | None = None,
+        sampling: Sampling | None = None,
+        n: int = 1,
+        timeout: float | None = None,
+    ) -> list[Generation]:
+        """Sample `n` responses and wait for them (at most `timeout` seconds)."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        future = self.submit(prompt, system=system, sampling=sampling, n=n, deadline=deadline)
+        return future.result()
+
+    def close(self) -> None:
+        """Free what the generator holds. Safe to call twice."""
+
+    def __enter__(self) -> BaseGenerator:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def seeded(sampling: Sampling | None) -> Sampling:
+    """The settings with a seed drawn where none was given, so that every run can be repeated."""
+    sampling = sampling or Sampling()
+    if sampling.seed is not None:
+        return sampling
+    return sampling.model_copy(update={"seed": secrets.randbelow(SEED_LIMIT)})

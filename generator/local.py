@@ -1,0 +1,108 @@
+"""A generator on an engine of our own: template, chat format, sampling."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future
+
+from evenhand.engine import futures, open_engine
+from evenhand.engine.base import Completion, Engine
+from evenhand.engine.prompt import Message, Segment
+from evenhand.generator.base import BaseGenerator, OnText, seeded
+from evenhand.prompts import Template, load
+from evenhand.schemas.errors import InvalidInput
+from evenhand.schemas.fingerprint import fingerprint_of
+from evenhand.schemas.generation import Generation, Sampling
+
+
+class Generator(BaseGenerator):
+    """Sample responses of a model.
+
+    `model` is a reference (`bundled:chat`, a path, `hf:OWNER/REPO:FILE`), which the generator loads
+    and closes, or an engine that is already open, which it shares.
+
+    `template` names a `respond` template: `chat` (default), `paper` or `completion`. `sampling`
+    holds the defaults for calls that give none.
+    """
+
+    def __init__(
+        self,
+        model: str | Engine,
+        *,
+        template: str | Template = "chat",
+        sampling: Sampling | None = None,
+    ):
+        self._owns_engine = isinstance(model, str)
+        engine = open_engine(model) if isinstance(model, str) else model
+        super().__init__(engine.info.name, model_sha256=engine.info.sha256)
+        self._engine = engine
+        self.template = template if isinstance(template, Template) else load("respond", template)
+        self._sampling = sampling or Sampling()
+        self._fingerprint = fingerprint_of(
+            model=engine.info.sha256,
+            engine=dict(engine.info.settings),
+            template=self.template.sha256,
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of model, engine settings and template."""
+        return self._fingerprint
+
+    def submit(
+        self,
+        prompt: str,
+        *,
+        system: str | None = None,
+        sampling: Sampling | None = None,
+        n: int = 1,
+        on_text: OnText | None = None,
+        deadline: float | None = None,
+    ) -> Future[list[Generation]]:
+        """See `BaseGenerator.submit`."""
+        started = time.monotonic()
+        sampling = seeded(sampling or self._sampling)
+        encoded = self._engine.encode(self._segments(prompt, system), reserve=sampling.max_tokens)
+        if len(encoded) == 0:
+            raise InvalidInput("the prompt is empty", hint="Give a prompt of at least one word.")
+
+        def finish(completions: list[Completion]) -> list[Generation]:
+            seconds = time.monotonic() - started
+            notes = (
+                (f"delimiters_neutralised:{encoded.neutralised}",) if encoded.neutralised else ()
+            )
+            return [
+                Generation(
+                    text=c.text,
+                    finish_reason=c.finish_reason,
+                    prompt_tokens=c.prompt_tokens,
+                    completion_tokens=len(c.tokens),
+                    seed=c.seed,
+                    generator=self.name,
+                    model_sha256=self.model_sha256,
+                    fingerprint=self._fingerprint,
+                    seconds=seconds,
+                    notes=notes,
+                )
+                for c in completions
+            ]
+
+        return futures.then(
+            self._engine.generate(encoded, sampling, n=n, on_text=on_text, deadline=deadline),
+            finish,
+        )
+
+    def close(self) -> None:
+        """Close the engine, if the generator owns it."""
+        if self._owns_engine:
+            self._engine.close()
+
+    def _segments(self, prompt: str, system: str | None) -> tuple[Segment, ...]:
+        blocks = self.template.render(untrusted={"prompt": prompt, "system": system})
+        turns = {
+            role: tuple(Segment(w.text, constant=w.slot != "prompt") for w in words)
+            for role, words in blocks.items()
+        }
+        if self.template.format == "raw":
+            return turns["text"]
+        return self._engine.chat([Message(role, content) for role, content in turns.items()])

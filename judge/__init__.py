@@ -1,0 +1,8 @@
+"""Judges: a prompt and a response in, a verdict out."""
+
+from evenhand.judge.base import BaseJudge
+from evenhand.judge.cache import VerdictCache
+from evenhand.judge.calibration import Calibration
+from evenhand.judge.llm import Judge
+
+__all__ = ["BaseJudge", "Calibration", "Judge", "VerdictCache"]

@@ -1,0 +1,45 @@
+"""Remembers verdicts by fingerprint and input, so that identical work is done once."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+
+from evenhand.schemas.verdict import Status, Verdict
+
+Key = tuple[str, str, str, bool]
+
+
+class VerdictCache:
+    """The last `size` verdicts with a label, least recently used out first. Thread-safe.
+
+    Failures are not kept: the next attempt may succeed.
+    """
+
+    def __init__(self, size: int = 4_096):
+        self._size = size
+        self._lock = threading.Lock()
+        self._verdicts: OrderedDict[Key, Verdict] = OrderedDict()
+
+    def get(self, key: Key) -> Verdict | None:
+        """The verdict for (fingerprint, prompt, response, reason), marked as cached."""
+        with self._lock:
+            verdict = self._verdicts.get(key)
+            if verdict is None:
+                return None
+            self._verdicts.move_to_end(key)
+        return verdict.model_copy(update={"cached": True, "seconds": 0.0})
+
+    def put(self, key: Key, verdict: Verdict) -> None:
+        """Keep a verdict that has a label."""
+        if verdict.status is not Status.JUDGED:
+            return
+        with self._lock:
+            self._verdicts[key] = verdict
+            self._verdicts.move_to_end(key)
+            while len(self._verdicts) > self._size:
+                self._verdicts.popitem(last=False)
+
+    def __len__(self) -> int:
+        with self._lock:
+            return len(self._verdicts)

@@ -1,0 +1,206 @@
+"""Prompt templates: load, render strictly, hash.
+
+A template is a Jinja file of blocks. A *chat* template has the blocks `system` (optional) and
+`user`; a *raw* one has the block `text`, which is the whole prompt, control tokens included.
+Values of unknown origin never pass through Jinja: slots stand in for them, and the rendering is
+split there, so that text can be told from template for good. Missing variables are errors.
+Tags in the template's own words (`<response>`) are fences; the same tag inside a value loses its
+angle bracket, so that no value can close a fence.
+
+At the top a template may `set`: `format` ("chat" or "raw"), `overflow` ("refuse" or "middle": what
+happens to text too long for the context), `description`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import jinja2
+
+from evenhand.schemas.errors import TemplateError
+
+Kind = Literal["judge", "respond"]
+
+# Private-use characters: no template spells them, and Jinja filters leave them alone.
+_OPEN, _SHUT = "\ue000", "\ue001"
+_SLOT = re.compile(f"{_OPEN}([a-z_]+){_SHUT}")
+_TAG = re.compile(r"</?([a-z_]+)>")
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """A piece of a rendered template: the template's own text, or a slot for untrusted text.
+
+    `slot` is the variable's name, and then `text` is the variable's value, in which `neutralised`
+    fence tags were made harmless.
+    """
+
+    text: str
+    slot: str | None = None
+    neutralised: int = 0
+
+
+@dataclass(frozen=True)
+class Template:
+    """One template file. `name` is the built-in name or the path."""
+
+    name: str
+    kind: Kind
+    source: str
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the template's source, for fingerprints."""
+        return hashlib.sha256(self.source.encode()).hexdigest()
+
+    @property
+    def format(self) -> str:
+        """`chat` or `raw`."""
+        return self._setting("format", "chat", ("chat", "raw"))
+
+    @property
+    def overflow(self) -> str:
+        """`refuse` or `middle`."""
+        return self._setting("overflow", "refuse", ("refuse", "middle"))
+
+    @property
+    def description(self) -> str:
+        """One line on what the template is for."""
+        return str(self._module.get("description", ""))
+
+    def render(
+        self, *, untrusted: Mapping[str, str | None], **trusted: Any
+    ) -> dict[str, tuple[Words, ...]]:
+        """Render each block into words.
+
+        `untrusted` values are never seen by Jinja, only whether they are there (`None` is not).
+        Returns `{"system": ..., "user": ...}` or `{"text": ...}`; an empty system block is left
+        out. Raises `TemplateError`.
+        """
+        slots = {
+            name: None if value is None else f"{_OPEN}{name}{_SHUT}"
+            for name, value in untrusted.items()
+        }
+        blocks: dict[str, tuple[Words, ...]] = {}
+        for name in ("text",) if self.format == "raw" else ("system", "user"):
+            block = self._compiled.blocks.get(name)
+            if block is None:
+                if name == "system":
+                    continue
+                raise TemplateError(
+                    f"template {self.name!r} has no block {name!r}",
+                    hint=f"Add {{% block {name} %}}...{{% endblock %}}.",
+                )
+            try:
+                context = self._compiled.new_context({**trusted, **slots})
+                text = "".join(block(context)).strip("\n")
+            except jinja2.UndefinedError as exc:
+                known = ", ".join(sorted({*trusted, *untrusted}))
+                raise TemplateError(
+                    f"template {self.name!r}: {exc.message}", hint=f"It may use: {known}."
+                ) from exc
+            except (jinja2.TemplateError, ValueError, TypeError) as exc:
+                raise TemplateError(
+                    f"template {self.name!r} cannot be rendered: {exc}", hint="Mend the template."
+                ) from exc
+            if text:
+                blocks[name] = tuple(_split(text, untrusted))
+        return blocks
+
+    @cached_property
+    def _compiled(self) -> jinja2.Template:
+        try:
+            return _environment().from_string(self.source)
+        except jinja2.TemplateSyntaxError as exc:
+            raise TemplateError(
+                f"template {self.name!r}, line {exc.lineno}: {exc.message}",
+                hint="Mend the line that the message names.",
+            ) from exc
+
+    @cached_property
+    def _module(self) -> dict[str, Any]:
+        """The names that the template sets at its top."""
+        context = self._compiled.new_context({})
+        # Blocks may use variables that are not here; only the assignments are wanted.
+        try:
+            for _ in self._compiled.root_render_func(context):
+                pass
+        except jinja2.UndefinedError:
+            pass
+        return dict(context.exported_vars and {k: context.vars[k] for k in context.exported_vars})
+
+    def _setting(self, name: str, default: str, allowed: tuple[str, ...]) -> str:
+        value = str(self._module.get(name, default))
+        if value not in allowed:
+            raise TemplateError(
+                f"template {self.name!r} sets {name} to {value!r}",
+                hint=f"Set it to one of {', '.join(allowed)}.",
+            )
+        return value
+
+
+def load(kind: Kind, name: str | Path) -> Template:
+    """Return a built-in template by name, or one from a path that ends in `.j2`.
+
+    Raises `TemplateError`.
+    """
+    if str(name).endswith(".j2"):
+        try:
+            return Template(str(name), kind, Path(name).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as exc:
+            raise TemplateError(
+                f"template file {str(name)!r} cannot be read: {exc}",
+                hint="Give the path of a UTF-8 file.",
+            ) from exc
+    names = available(kind)
+    if str(name) not in names:
+        raise TemplateError(
+            f"there is no {kind} template called {str(name)!r}",
+            hint=f"Use one of {', '.join(names)}, or a path that ends in .j2.",
+        )
+    file = resources.files("evenhand.prompts") / kind / f"{name}.j2"
+    return Template(str(name), kind, file.read_text(encoding="utf-8"))
+
+
+def available(kind: Kind) -> list[str]:
+    """Names of the built-in templates of a kind, sorted."""
+    folder = resources.files("evenhand.prompts") / kind
+    return sorted(e.name.removesuffix(".j2") for e in folder.iterdir() if e.name.endswith(".j2"))
+
+
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # prompts are text, not HTML
+    )
+
+
+def _split(text: str, values: Mapping[str, str | None]) -> list[Words]:
+    parts = _SLOT.split(text)  # words, slot name, words, slot name, ..., words
+    fences = sorted({tag for part in parts[::2] for tag in _TAG.findall(part)})
+    words: list[Words] = []
+    for i, part in enumerate(parts):
+        if i % 2:
+            words.append(_fenced(part, values[part] or "", fences))
+        elif part:
+            words.append(Words(part))
+    return words
+
+
+def _fenced(slot: str, value: str, fences: list[str]) -> Words:
+    if not fences:
+        return Words(value, slot)
+    # Spaces, case and a stray slash do not make a tag look less like one to a model.
+    forged = re.compile(rf"<(?=[\s/]*(?:{'|'.join(fences)})\b)", re.IGNORECASE)
+    text, count = forged.subn("‹", value)
+    return Words(text, slot, count)
