@@ -1,1 +1,1 @@
-"""api"""
+"""The faces of evenhand: REST service, command line and client. Async code lives here alone."""
