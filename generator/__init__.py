@@ -2,5 +2,6 @@
 
 from evenhand.generator.base import BaseGenerator
 from evenhand.generator.local import Generator
+from evenhand.generator.open import open_generator
 
-__all__ = ["BaseGenerator", "Generator"]
+__all__ = ["BaseGenerator", "Generator", "open_generator"]

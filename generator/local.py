@@ -19,7 +19,8 @@ class Generator(BaseGenerator):
     """Sample responses of a model.
 
     `model` is a reference (`bundled:chat`, a path, `hf:OWNER/REPO:FILE`), which the generator loads
-    and closes, or an engine that is already open, which it shares.
+    and closes, or an engine that is already open, which it shares unless `owns_engine` says
+    otherwise.
 
     `template` names a `respond` template: `chat` (default), `paper` or `completion`. `sampling`
     holds the defaults for calls that give none.
@@ -31,8 +32,9 @@ class Generator(BaseGenerator):
         *,
         template: str | Template = "chat",
         sampling: Sampling | None = None,
+        owns_engine: bool | None = None,
     ):
-        self._owns_engine = isinstance(model, str)
+        self._owns_engine = isinstance(model, str) if owns_engine is None else owns_engine
         engine = open_engine(model) if isinstance(model, str) else model
         super().__init__(engine.info.name, model_sha256=engine.info.sha256)
         self._engine = engine
@@ -62,7 +64,7 @@ class Generator(BaseGenerator):
         """See `BaseGenerator.submit`."""
         started = time.monotonic()
         sampling = seeded(sampling or self._sampling)
-        encoded = self._engine.encode(self._segments(prompt, system), reserve=sampling.max_tokens)
+        encoded = self._engine.encode(self._segments(prompt, system), reserve=1)
         if len(encoded) == 0:
             raise InvalidInput("the prompt is empty", hint="Give a prompt of at least one word.")
 

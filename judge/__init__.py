@@ -4,5 +4,6 @@ from evenhand.judge.base import BaseJudge
 from evenhand.judge.cache import VerdictCache
 from evenhand.judge.calibration import Calibration
 from evenhand.judge.llm import Judge
+from evenhand.judge.open import open_judge
 
-__all__ = ["BaseJudge", "Calibration", "Judge", "VerdictCache"]
+__all__ = ["BaseJudge", "Calibration", "Judge", "VerdictCache", "open_judge"]

@@ -35,7 +35,7 @@ class Judge(BaseJudge):
     """Label responses with a language model.
 
     `model` is a reference (`bundled:judge`, a path, `hf:OWNER/REPO:FILE`), which the judge loads and
-    closes, or an engine that is already open, which it shares.
+    closes, or an engine that is already open, which it shares unless `owns_engine` says otherwise.
 
     `template` names a judge template; left out, the model file says which it was trained with, and
     any other model gets `instruct`. `abstain_below` is the least probability of the best label, and
@@ -54,8 +54,9 @@ class Judge(BaseJudge):
         mass_floor: float = MASS_FLOOR,
         reason_tokens: int = REASON_TOKENS,
         cache: VerdictCache | None = None,
+        owns_engine: bool | None = None,
     ):
-        self._owns_engine = isinstance(model, str)
+        self._owns_engine = isinstance(model, str) if owns_engine is None else owns_engine
         engine = open_engine(model) if isinstance(model, str) else model
         super().__init__(engine.info.name, taxonomy, model_sha256=engine.info.sha256)
         trained_for = engine.info.metadata.get("evenhand.judge.taxonomy")
