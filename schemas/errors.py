@@ -9,13 +9,15 @@ unchanged fails again) and `RetryableError` (the request may be fine; try later)
     │   ├── InvalidInput
     │   │   └── InputTooLong
     │   ├── NotFound
+    │   ├── Unauthorized
     │   ├── TaxonomyError
     │   ├── TemplateError
     │   ├── ModelFileError
     │   │   └── ModelNotFound
     │   ├── DatasetError
     │   ├── SettingsError
-    │   └── UnsupportedSchema
+    │   ├── UnsupportedSchema
+    │   └── RemoteRefused
     ├── RetryableError
     │   ├── QueueFull
     │   ├── DeadlineExceeded
@@ -79,6 +81,13 @@ class NotFound(RequestError):
     code = "not_found"
 
 
+class Unauthorized(RequestError):
+    """The service wants an API key, and the request has none or a wrong one."""
+
+    code = "unauthorized"
+    default_hint = "Send the header `Authorization: Bearer KEY` with one of the service's keys."
+
+
 class TaxonomyError(RequestError):
     """A taxonomy file is broken; the message names the key."""
 
@@ -125,14 +134,29 @@ class UnsupportedSchema(RequestError):
     code = "unsupported_schema"
 
 
+class RemoteRefused(RequestError):
+    """A remote server refused: a wrong key, an unknown model, or a field that it does not take.
+
+    `status` is its HTTP status. Sending the same again would be refused again.
+    """
+
+    code = "remote_refused"
+    default_hint = "Check the remote server's address, its model name and the key."
+
+    def __init__(self, message: str, *, status: int | None = None, hint: str | None = None):
+        super().__init__(message, hint=hint)
+        self.status = status
+
+
 # -- may be retried -----------------------------------------------------------------------------
 
 
 class RetryableError(EvenhandError):
-    """The same request may succeed later."""
+    """The same request may succeed later: after `retry_after` seconds, where that is known."""
 
     code = "try_again"
     default_hint = "Try again later."
+    retry_after: float | None = None
 
 
 class QueueFull(RetryableError):
@@ -158,17 +182,29 @@ class Unavailable(RetryableError):
 
     code = "unavailable"
     default_hint = "Wait until /readyz answers 200."
+    retry_after = 2.0
 
 
 class RemoteError(RetryableError):
-    """A remote server failed or could not be reached. `status` is its HTTP status, if any."""
+    """A remote server failed or could not be reached.
+
+    `status` is its HTTP status, if any, and `retry_after` the seconds it asked to wait.
+    """
 
     code = "remote_error"
-    default_hint = "Check the remote server's address, key and logs."
+    default_hint = "Check the remote server's address and logs."
 
-    def __init__(self, message: str, *, status: int | None = None, hint: str | None = None):
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        retry_after: float | None = None,
+        hint: str | None = None,
+    ):
         super().__init__(message, hint=hint)
         self.status = status
+        self.retry_after = retry_after
 
 
 # -- our fault ----------------------------------------------------------------------------------
@@ -191,3 +227,14 @@ class DecodeError(InternalError):
     """llama.cpp refused or failed to evaluate a batch."""
 
     code = "decode_error"
+
+
+def error_class(code: str) -> type[EvenhandError] | None:
+    """The class that bears a code; None for a code that is not in the tree."""
+    found: list[type[EvenhandError]] = [EvenhandError]
+    while found:
+        candidate = found.pop()
+        if candidate.code == code:
+            return candidate
+        found += candidate.__subclasses__()
+    return None

@@ -9,5 +9,6 @@ from typing import Any
 
 def fingerprint_of(**parts: Any) -> str:
     """SHA-256 (hex) over canonical JSON of the parts."""
-    text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
+    # ASCII, so that no text (not even half a character) can fail to be hashed.
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from evenhand.schemas.text import CleanText
+
 FinishReason = Literal["stop", "length", "stop_string", "grammar"]
 
 # llama.cpp draws from a 32-bit seed and reads the highest value as "choose one for me".
@@ -37,11 +39,15 @@ class Sampling(BaseModel):
 
 
 class Generation(BaseModel):
-    """One response. `seconds` is wall time from submission; counts are in tokens."""
+    """One response. `seconds` is wall time from submission; counts are in tokens.
+
+    Counts and `model_sha256` are None where a remote server does not tell. `notes` are short codes
+    (`content_filter`, `not_sent:min_p`) for what a reader of the numbers should know.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    text: str
+    text: CleanText
     finish_reason: FinishReason
     prompt_tokens: Annotated[int, Field(ge=0)] | None = None
     completion_tokens: Annotated[int, Field(ge=0)] | None = None
@@ -49,5 +55,5 @@ class Generation(BaseModel):
     generator: str
     model_sha256: str | None = None
     fingerprint: str
-    seconds: Annotated[float, Field(ge=0)] = 0.0
-    notes: tuple[str, ...] = ()
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    notes: tuple[CleanText, ...] = ()
