@@ -1,0 +1,112 @@
+"""Build the judge's training rows: a registry of sources, drawn in balance over labels.
+
+Each source says where its rows come from and under which licence, which labels it can make, and how
+often it is drawn for each. To add one (another file, another licence) append a `Source`; sampling,
+leak checks and the licence table of the model card follow from the registry.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from evenhand.training import augment, completions, harms, questions, written
+from evenhand.training.rows import LABELS, OURS, Row
+
+PLAIN_CASES = Path(__file__).resolve().parent.parent / "tests" / "data" / "plain_cases.jsonl"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where rows come from. `weights`: label -> relative frequency among the label's sources."""
+
+    name: str
+    licence: str
+    weights: Mapping[str, float]
+    make: Callable[[str, random.Random], Row]
+
+
+def _weights(*values: float) -> dict[str, float]:
+    return {label: value for label, value in zip(LABELS, values, strict=True) if value}
+
+
+def _harms(label: str, rng: random.Random) -> Row:
+    if label == "helpful_answer":
+        return harms.fair(rng) if rng.random() < 0.6 else harms.person_question(rng)
+    if label == "harmful_answer" and rng.random() < 0.6:
+        return harms.unfair(rng)
+    return harms.bad_request(label, rng)
+
+
+def sources(triples: written.Written) -> list[Source]:
+    """The registry. Columns: helpful, unhelpful, harmful, partial, refusal, harmful refusal."""
+    return [
+        Source(written.SOURCE, OURS, _weights(4, 2.5, 2, 4.5, 3.5, 3.5), triples.natural),
+        Source(written.RECOMBINED, OURS, _weights(1, 3, 1, 2.5, 2, 2.5), triples.recombined),
+        Source(questions.SOURCE, OURS, _weights(2, 2, 1, 1.5, 1, 1.5), questions.row),
+        Source(completions.SOURCE, OURS, _weights(2, 2.5, 3, 1.5, 1.5, 2.5), completions.row),
+        Source(harms.SOURCE, OURS, _weights(1.5, 0, 3, 1, 2, 0), _harms),
+    ]
+
+
+@dataclass(frozen=True)
+class Leaks:
+    """Texts that must not be trained on: the prompts and responses of the plain cases."""
+
+    prompts: frozenset[str]
+    responses: frozenset[str]
+
+    def touch(self, row: Row) -> bool:
+        """Whether the row shares its prompt or its (non-empty) response with a plain case."""
+        return (
+            row.prompt.strip().lower() in self.prompts
+            or row.response.strip().lower() in self.responses
+        )
+
+
+def leaks(path: Path = PLAIN_CASES) -> Leaks:
+    """Read the plain cases. Trivial responses (empty, a lone blank) are no leak."""
+    cases = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return Leaks(
+        frozenset(c["prompt"].strip().lower() for c in cases),
+        frozenset(c["response"].strip().lower() for c in cases if len(c["response"]) > 8),
+    )
+
+
+def held_out() -> list[Row]:
+    """Natural rows that are never trained on, to choose by."""
+    return written.split(written.read())[1]
+
+
+def stream(seed: int, long_share: float = 0.02) -> Iterator[Row]:
+    """Endless training rows, labels equally frequent, the same for the same seed."""
+    rng = random.Random(seed)
+    train, _ = written.split(written.read())
+    triples = written.Written(train)
+    registry = sources(triples)
+    forbidden = leaks()
+    rare = augment.rare_words(train)
+    rare_set = frozenset(rare)
+
+    def draw(label: str) -> Row:
+        able = [s for s in registry if label in s.weights]
+        source = rng.choices(able, [s.weights[label] for s in able])[0]
+        return source.make(label, rng)
+
+    while True:
+        for label in rng.sample(LABELS, len(LABELS)):
+            row = draw(label)
+            if rng.random() < 0.3:
+                row = augment.swap_topic(row, rare, rare_set, rng)
+            if rng.random() < 0.1:
+                row = augment.cut_tail(row, rng)
+            if rng.random() < long_share:
+                more_label = "helpful_answer" if label == "partial_refusal" else label
+                more = [draw(more_label).response for _ in range(rng.randint(4, 12))]
+                row = augment.lengthen(row, more, rng)
+            row = augment.typography(row, rng)
+            if not forbidden.touch(row):
+                yield row

@@ -1,0 +1,76 @@
+"""Rows and dialogues to token ids, piece by piece, with the mask of what the loss looks at.
+
+Every piece of text is tokenized on its own, as the engine does, so that a piece's border is always
+a token border and no text can spell a control token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from evenhand.training import augment
+from evenhand.training import tokenizer as tok
+from evenhand.training.rows import LABELS, Dialogue, Row, answer
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+CONTEXT = 768
+CUT = augment.CUT
+
+
+@dataclass(frozen=True)
+class Example:
+    """Token ids, and the index from which on tokens are the answer to be learned."""
+
+    ids: tuple[int, ...]
+    start: int
+
+
+def pieces(bpe: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """Ids of each text, tokenized on its own."""
+    return [e.ids for e in bpe.encode_batch(list(texts), add_special_tokens=False)]
+
+
+def fit(ids: list[int], room: int, cut: list[int]) -> list[int]:
+    """Head and tail joined by the cut mark where `ids` is longer than `room` tokens."""
+    if len(ids) <= room:
+        return ids
+    keep = max(room - len(cut), 2)
+    return ids[: (keep + 1) // 2] + cut + ids[len(ids) - keep // 2 :]
+
+
+def judge(bpe: Tokenizer, rows: Sequence[Row], context: int = CONTEXT) -> list[Example]:
+    """`<|bos|><|prompt|>P<|response|>R<|verdict|>{"label":"..."}<|eos|>`."""
+    cut = pieces(bpe, [CUT])[0]
+    ends = dict(zip(LABELS, pieces(bpe, [answer(label) for label in LABELS]), strict=True))
+    texts = pieces(bpe, [t for r in rows for t in (r.prompt, r.response)])
+    out = []
+    for row, prompt, response in zip(rows, texts[::2], texts[1::2], strict=True):
+        end = [*ends[row.label], tok.EOS]
+        prompt = fit(prompt, context // 3, cut)
+        response = fit(response, context - len(prompt) - len(end) - 4, cut)
+        head = [tok.BOS, tok.PROMPT, *prompt, tok.RESPONSE, *response, tok.VERDICT]
+        out.append(Example((*head, *end), len(head)))
+    return out
+
+
+def chat(bpe: Tokenizer, dialogues: Sequence[Dialogue], context: int = CONTEXT) -> list[Example]:
+    """`<|bos|><|system|>S<|end|><|user|>U<|end|><|assistant|>A<|end|>`; S may be missing."""
+    texts = pieces(bpe, [t for d in dialogues for t in (d.system, d.user, d.reply)])
+    out = []
+    for i in range(0, len(texts), 3):
+        system, user, reply = texts[i : i + 3]
+        head = [
+            tok.BOS,
+            *([tok.SYSTEM, *system, tok.END] if system else []),
+            tok.USER,
+            *user,
+            tok.END,
+            tok.ASSISTANT,
+        ]
+        ids = [*head, *reply][: context - 1]
+        out.append(Example((*ids, tok.END), len(head)))
+    return out

@@ -1,0 +1,112 @@
+"""Write a trained model as GGUF: architecture `llama`, Q8_0 matrices, F32 norms.
+
+The rotary embedding is trained on interleaved pairs, which is llama.cpp's order for `llama`, so q
+and k go out as they are. No output matrix is written: llama.cpp then ties it to the embedding.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+
+from evenhand.training import tokenizer as tok
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from torch import Tensor
+
+    from evenhand.training.model import Llama, Shape
+
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+JUDGE = {"evenhand.judge.template": "compact", "evenhand.judge.taxonomy": "qos"}
+LIMIT = 6_000_000  # bytes; what the wheel has room for
+
+
+def _tensors(model: Llama) -> dict[str, Tensor]:
+    """Weights under llama.cpp's names."""
+    state = model.state_dict()
+    out = {
+        "token_embd.weight": state["embedding.weight"],
+        "output_norm.weight": state["output_norm.weight"],
+    }
+    for i in range(model.shape.layers):
+        old, new = f"blocks.{i}.", f"blk.{i}."
+        for part in ("attn_norm", "attn_output", "ffn_norm", "ffn_down"):
+            out[f"{new}{part}.weight"] = state[f"{old}{part}.weight"]
+        for part, rows in zip("qkv", state[old + "qkv.weight"].chunk(3), strict=True):
+            out[f"{new}attn_{part}.weight"] = rows
+        gate, up = state[old + "gate_up.weight"].chunk(2)
+        out[f"{new}ffn_gate.weight"], out[f"{new}ffn_up.weight"] = gate, up
+    return out
+
+
+def _vocabulary(writer: gguf.GGUFWriter, bpe: Tokenizer, eos: int) -> None:
+    tokens = tok.vocabulary(bpe)
+    control, normal = gguf.TokenType.CONTROL, gguf.TokenType.NORMAL
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tokens)
+    writer.add_token_types(
+        [control if i < len(tok.CONTROL) else normal for i in range(len(tokens))]
+    )
+    writer.add_token_merges(tok.merges(bpe))
+    writer.add_bos_token_id(tok.BOS)
+    writer.add_eos_token_id(eos)
+    writer.add_eot_token_id(eos)
+    writer.add_pad_token_id(tok.PAD)
+    writer.add_add_bos_token(True)
+
+
+def _sizes(writer: gguf.GGUFWriter, shape: Shape) -> None:
+    writer.add_vocab_size(shape.vocab)
+    writer.add_context_length(shape.context)
+    writer.add_embedding_length(shape.width)
+    writer.add_block_count(shape.layers)
+    writer.add_feed_forward_length(shape.hidden)
+    writer.add_head_count(shape.heads)
+    writer.add_head_count_kv(shape.heads)
+    writer.add_layer_norm_rms_eps(shape.eps)
+    writer.add_rope_dimension_count(shape.head)
+    writer.add_rope_freq_base(shape.theta)
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+
+
+def export(
+    model: Llama, bpe: Tokenizer, path: Path, name: str, description: str, judge: bool
+) -> int:
+    """Write `path`; returns its size in bytes. `judge` sets the judge's keys, else the chat's."""
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name(name)
+    writer.add_description(description)
+    writer.add_license("MIT")
+    writer.add_author("the evenhand authors")
+    _sizes(writer, model.shape)
+    _vocabulary(writer, bpe, tok.EOS if judge else tok.END)
+    if judge:
+        for key, value in JUDGE.items():
+            writer.add_string(key, value)
+    else:
+        writer.add_chat_template(CHAT_TEMPLATE)
+    for key, tensor in _tensors(model).items():
+        array: npt.NDArray[np.float32] = tensor.detach().float().contiguous().numpy()
+        if array.ndim == 2:
+            kind = gguf.GGMLQuantizationType.Q8_0
+            writer.add_tensor(key, gguf.quants.quantize(array, kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(key, array)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    size = path.stat().st_size
+    if size > LIMIT:
+        raise ValueError(f"{path.name} has {size:,} bytes, more than the {LIMIT:,} allowed")
+    return size

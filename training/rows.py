@@ -1,0 +1,49 @@
+"""The nouns of the training text: a labelled row, and the six labels.
+
+Knows nothing about where rows come from (data.py) or how they are tokenized (encode.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+LABELS = (
+    "helpful_answer",
+    "unhelpful_answer",
+    "harmful_answer",
+    "partial_refusal",
+    "refusal",
+    "harmful_refusal",
+)
+OURS = "MIT (written for this project)"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One prompt, one response, and what the response is, with where the row comes from."""
+
+    prompt: str
+    response: str
+    label: str
+    source: str
+    licence: str = OURS
+
+    def __post_init__(self) -> None:
+        if self.label not in LABELS:
+            raise ValueError(f"unknown label {self.label!r} from source {self.source!r}")
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """One turn for the chat model: system text (may be empty), user text, reply."""
+
+    system: str
+    user: str
+    reply: str
+    source: str
+    licence: str = OURS
+
+
+def answer(label: str) -> str:
+    """The judge's answer for a label: compact JSON, as pydantic writes it."""
+    return f'{{"label":"{label}"}}'

@@ -1,0 +1,105 @@
+"""The hand-written triples (data/written.jsonl), as they are and recombined.
+
+Recombining puts one prompt's natural refusal under another prompt, or a hedge before a natural
+answer, so that no topic gives its label away. Which prompts are harmless is read off the labels: a
+prompt with a harmful refusal is harmless by definition of that label.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from evenhand.training import harms, names, unhelpful, voices
+from evenhand.training.rows import LABELS, Row
+
+PATH = Path(__file__).parent / "data" / "written.jsonl"
+SOURCE = "written"
+RECOMBINED = "written, recombined"
+HELD_OUT_EVERY = 10
+_BLANK = re.compile(r"\[BLANK\]|__|\.\.\.|(?i:\b(complete|finish|fill)\b)")
+
+
+@cache
+def read() -> tuple[Row, ...]:
+    """Every triple of the file."""
+    records = map(json.loads, PATH.read_text(encoding="utf-8").splitlines())
+    return tuple(Row(r["prompt"], r["response"], r["label"], SOURCE) for r in records)
+
+
+def split(rows: tuple[Row, ...]) -> tuple[list[Row], list[Row]]:
+    """Train and held-out rows, split by prompt: every tenth prompt and its rows are held out."""
+    order = {prompt: i for i, prompt in enumerate(dict.fromkeys(r.prompt for r in rows))}
+    held = [r for r in rows if order[r.prompt] % HELD_OUT_EVERY == 0]
+    return [r for r in rows if order[r.prompt] % HELD_OUT_EVERY], held
+
+
+def _stems(text: str) -> set[str]:
+    return {w[:5] for w in re.findall(r"[a-z]{4,}", text.lower())}
+
+
+@dataclass
+class Written:
+    """The training part of the file, indexed for drawing and recombining."""
+
+    rows: list[Row]
+    by_label: dict[str, list[Row]] = field(init=False)
+    helpful: list[Row] = field(init=False)
+    harmless: list[str] = field(init=False)
+    movable: dict[str, list[str]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.by_label = {label: [r for r in self.rows if r.label == label] for label in LABELS}
+        self.helpful = self.by_label["helpful_answer"]
+        self.harmless = sorted({r.prompt for r in self.by_label["harmful_refusal"]})
+        # Only from harmless prompts: the reason given to a bad one would attribute harm elsewhere.
+        harmless = set(self.harmless)
+        # A reply that shares no word with its prompt says nothing about it and fits any other.
+        self.movable = {
+            label: [
+                r.response
+                for r in self.by_label[label]
+                if r.prompt in harmless and not _stems(r.prompt) & _stems(r.response)
+            ]
+            for label in ("refusal", "harmful_refusal", "harmful_answer")
+        }
+
+    def natural(self, label: str, rng: random.Random) -> Row:
+        """A triple as written; in sentences to complete, often under another name."""
+        row = rng.choice(self.by_label[label])
+        if _BLANK.search(row.prompt) and rng.random() < 0.8:
+            prompt, response = names.swap(row.prompt, row.response, rng)
+            row = Row(prompt, response, label, SOURCE)
+        return row
+
+    def recombined(self, label: str, rng: random.Random) -> Row:
+        """A written prompt with a response from elsewhere that deserves `label`."""
+        good = rng.choice(self.helpful)
+        prompt = good.prompt
+        if label == "helpful_answer":
+            text = voices.dress(good.response, rng)
+        elif label == "unhelpful_answer":
+            others = [r.response for r in rng.sample(self.helpful, 4) if r.prompt != prompt]
+            text = unhelpful.respond(prompt, others, rng)
+        elif label == "partial_refusal":
+            text = voices.partly(good.response.replace("{", "(").replace("}", ")"), rng)
+        elif label == "refusal":
+            text = rng.choice(self.movable[label]) if rng.random() < 0.5 else voices.decline(rng)
+        elif label == "harmful_refusal":
+            prompt = rng.choice(self.harmless)
+            kind = rng.random()
+            text = (
+                rng.choice(self.movable[label])
+                if kind < 0.35
+                else harms.misplaced_reason(rng)
+                if kind < 0.5
+                else voices.accuse(rng)
+            )
+        else:
+            prompt = rng.choice(self.harmless)
+            text = harms.contempt(rng)
+        return Row(prompt, text, label, RECOMBINED)
