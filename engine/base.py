@@ -47,13 +47,12 @@ class Completion:
 class Scores:
     """Log-probabilities of whole answers.
 
-    `log_probs[i]` is log P(answer i | prompt, the beginning that all answers share), in nats;
-    `head_log_prob` is log P(that beginning | prompt). `greedy` is the answer reached by taking the
-    likeliest child at each branching node, which is what token-by-token decoding would give.
+    `log_probs[i]` is log P(answer i | prompt, the beginning that all answers share), in nats.
+    `greedy` is the answer reached by taking the likeliest child at each branching node, which is
+    what token-by-token decoding would give.
     """
 
     log_probs: tuple[float, ...]
-    head_log_prob: float
     greedy: int
     prompt_tokens: int
 

@@ -161,7 +161,7 @@ class FakeEngine:
                 weights = [9.0 * (len(answers) - 1) if h else 1.0 for h in hit]
             total = sum(weights)
             log_probs = tuple(math.log(w / total) for w in weights)
-            return Scores(log_probs, 0.0, log_probs.index(max(log_probs)), len(prompt))
+            return Scores(log_probs, log_probs.index(max(log_probs)), len(prompt))
 
         return self._submit("score", text, work, deadline)
 

@@ -6,7 +6,9 @@ does the work looks at `cancelled()` between steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import threading
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from typing import TypeVar
 
@@ -16,18 +18,14 @@ B = TypeVar("B")
 
 def resolve(future: Future[A], value: A) -> None:
     """Set the result, unless the future was cancelled or settled meanwhile."""
-    try:
+    with contextlib.suppress(InvalidStateError):
         future.set_result(value)
-    except InvalidStateError:
-        pass
 
 
 def reject(future: Future[A], error: BaseException) -> None:
     """Set the exception, unless the future was cancelled or settled meanwhile."""
-    try:
+    with contextlib.suppress(InvalidStateError):
         future.set_exception(error)
-    except InvalidStateError:
-        pass
 
 
 def done(value: A) -> Future[A]:
@@ -98,3 +96,40 @@ def then(
     first.add_done_callback(on_first)
     outer.add_done_callback(on_outer)
     return outer
+
+
+def gather(parts: Sequence[Future[list[A]]]) -> Future[list[A]]:
+    """A future for the parts' lists, joined in order; the first exception ends it.
+
+    Cancelling it, or an exception in one part, cancels the other parts.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    whole: Future[list[A]] = Future()
+    lock = threading.Lock()
+    missing = len(parts)
+
+    def on_part(part: Future[list[A]]) -> None:
+        nonlocal missing
+        if part.cancelled():
+            whole.cancel()
+        elif (error := part.exception()) is not None:
+            reject(whole, error)
+            for other in parts:
+                other.cancel()
+        else:
+            with lock:
+                missing -= 1
+                last = missing == 0
+            if last:
+                resolve(whole, [item for p in parts for item in p.result()])
+
+    def on_whole(finished: Future[list[A]]) -> None:
+        if finished.cancelled():
+            for part in parts:
+                part.cancel()
+
+    whole.add_done_callback(on_whole)
+    for part in parts:
+        part.add_done_callback(on_part)
+    return whole

@@ -7,7 +7,7 @@ model wrote). It does not know templates or models; a tokenizer is handed in.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from evenhand.schemas.errors import InputTooLong
 
@@ -23,12 +23,14 @@ class Segment:
     `constant`: the same in every prompt of this kind; leading constant segments form the prefix
     that the engine evaluates once and keeps.
     `cut`: where all does not fit, tokens may be taken from the middle of this segment.
+    `neutralised` counts turn markers that were broken up inside the text.
     """
 
     text: str
     control: bool = False
     constant: bool = False
     cut: bool = False
+    neutralised: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,6 @@ def assemble(
     *,
     limit: int,
     bos: int | None = None,
-    neutralised: int = 0,
 ) -> Prompt:
     """Tokenize each segment on its own and join the ids, so that no token spans two of them.
 
@@ -96,7 +97,7 @@ def assemble(
         constant = constant and piece.segment.constant
         if constant:
             prefix = len(tokens)
-    return Prompt(tuple(tokens), prefix, omitted, neutralised)
+    return Prompt(tuple(tokens), prefix, omitted, sum(s.neutralised for s in segments))
 
 
 def _cut(pieces: list[_Piece], total: int, limit: int, marker: list[int]) -> int:
@@ -120,7 +121,7 @@ def _cut(pieces: list[_Piece], total: int, limit: int, marker: list[int]) -> int
 
 
 def _shift_spaces(segments: Sequence[Segment]) -> list[Segment]:
-    """Move spaces at the end of a segment to the start of the next, where vocabularies have them."""
+    """Move spaces at a segment's end to the next one's start, where vocabularies have them."""
     shifted: list[Segment] = []
     carried = ""
     for index, segment in enumerate(segments):
@@ -130,7 +131,5 @@ def _shift_spaces(segments: Sequence[Segment]) -> list[Segment]:
             kept = text.rstrip(" ")
             carried = text[len(kept) :]
             text = kept
-        shifted.append(
-            Segment(text, control=segment.control, constant=segment.constant, cut=segment.cut)
-        )
+        shifted.append(replace(segment, text=text))
     return shifted

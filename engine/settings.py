@@ -26,7 +26,7 @@ class EngineSettings(BaseModel):
     n_ctx: Annotated[int, Field(ge=256)] | None = None
     n_gpu_layers: Annotated[int, Field(ge=-1)] = -1
     n_threads: Annotated[int, Field(ge=1, le=512)] | None = None
-    n_batch: Annotated[int, Field(ge=32, le=16_384)] = 2_048
+    n_batch: Annotated[int, Field(ge=256, le=16_384)] = 2_048
     n_ubatch: Annotated[int, Field(ge=32, le=16_384)] = 512
     flash_attention: bool = True
     cache_type: CacheType = "f16"

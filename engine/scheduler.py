@@ -1,0 +1,274 @@
+"""Which tasks share the next batch: queue, admission, shared prefixes, fairness.
+
+Work is admitted in the order it came, as sequences and cells allow; a task holds the cells it may
+need from the start, so that the cache never runs full half-way. Runs on the engine's thread, but
+for `submit`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from evenhand.engine.futures import reject
+from evenhand.engine.native import MAX_SEQUENCES, Batch, Context
+from evenhand.engine.task import GenerateTask, PrefixTask, ScoreTask, Task
+from evenhand.schemas.errors import DeadlineExceeded, QueueFull, Unavailable
+
+MAX_PINS = 8
+MIN_PREFIX = 16  # tokens; a shorter prefix costs more to share than to evaluate again
+MIN_SHARED = 64  # the same for a beginning that neighbours in the queue happen to share
+
+
+@dataclass(slots=True)
+class _Pin:
+    """A prefix kept in a sequence. `users` are running tasks that share its cells."""
+
+    task: PrefixTask
+    users: int = 0
+
+
+class Scheduler:
+    """Waiting and running tasks of one context."""
+
+    def __init__(
+        self,
+        context: Context,
+        *,
+        queue: int,
+        max_sequences: int,
+        score_parallel: int,
+    ):
+        self._context = context
+        self._queue = queue
+        self._max_sequences = max_sequences
+        self._score_parallel = score_parallel
+        self._lock = threading.Lock()
+        self._inbox: deque[Task] = deque()
+        self._waiting: deque[Task] = deque()
+        self._running: list[Task] = []
+        self._pins: OrderedDict[tuple[int, ...], _Pin] = OrderedDict()
+        self._shares: dict[Task, _Pin] = {}
+        self._ids = list(range(MAX_SEQUENCES))
+        self._cells = context.n_ctx
+        self._open = True
+        self._seconds_per_task = 0.0
+
+    # -- from any thread ------------------------------------------------------------------------
+
+    def submit(self, tasks: Iterable[Task]) -> None:
+        """Queue tasks, all or none. Raises `QueueFull` or `Unavailable`."""
+        tasks = list(tasks)
+        with self._lock:
+            if not self._open:
+                raise Unavailable("the engine is closed", hint="Start the service again.")
+            if self.depth and self.depth + len(tasks) > self._queue:
+                wait = max(1.0, self.depth * self._seconds_per_task)
+                raise QueueFull(f"{self.depth} items are waiting already", retry_after=wait)
+            self._inbox.extend(tasks)
+
+    def shut(self) -> None:
+        """Refuse new work from now on."""
+        with self._lock:
+            self._open = False
+
+    @property
+    def depth(self) -> int:
+        """How many tasks wait."""
+        return len(self._inbox) + len(self._waiting)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits or runs."""
+        return not (self._inbox or self._waiting or self._running)
+
+    # -- on the engine's thread -----------------------------------------------------------------
+
+    def schedule(self, batch: Batch) -> list[Task]:
+        """Drop what is cancelled or late, admit what fits, and fill the batch.
+
+        Samples that are being decoded come first, because each costs a single token and someone
+        may be reading along; prompts share what is left of the budget.
+        """
+        with self._lock:
+            self._waiting.extend(self._inbox)
+            self._inbox.clear()
+        self._drop_stale()
+        self._admit()
+        batch.clear()
+        decoding = [t for t in self._running if t.evaluated == len(t.tokens)]
+        prefilling = [t for t in self._running if t.evaluated < len(t.tokens)]
+        return [t for t in (*decoding, *prefilling) if t.fill(batch, batch.capacity - batch.size)]
+
+    def retire(self, task: Task) -> None:
+        """Take a finished or failed task's sequences and cells back."""
+        self._running.remove(task)
+        self._free(task)
+
+    def _free(self, task: Task) -> None:
+        task.release()
+        for sequence in task.ids:
+            self._context.remove(sequence)
+        self._ids.extend(task.ids)
+        self._cells += task.cells
+        if (pin := self._shares.pop(task, None)) is not None:
+            pin.users -= 1
+
+    def finish(self, task: Task, seconds: float) -> None:
+        """Retire a task that is done; a prefix stays, as a pin."""
+        if isinstance(task, PrefixTask):
+            self._running.remove(task)
+        else:
+            self.retire(task)
+            self._seconds_per_task += 0.1 * (seconds - self._seconds_per_task)
+
+    def fail(self, task: Task, error: BaseException) -> None:
+        """Retire a task and pass the error to whoever waits."""
+        if task in self._running:
+            self.retire(task)
+        if isinstance(task, PrefixTask):
+            self._pins.pop(task.tokens, None)
+        reject(task.future, error)
+
+    def fail_all(self, error: BaseException, *, waiting: bool = False) -> None:
+        """Give up everything in the context (and in the queue), for example after a bad decode."""
+        for task in list(self._running):
+            self.fail(task, error)
+        self._pins.clear()
+        self._context.clear()
+        self._ids = list(range(MAX_SEQUENCES))
+        self._cells = self._context.n_ctx
+        if waiting:
+            with self._lock:
+                queued = [*self._inbox, *self._waiting]
+                self._inbox.clear()
+                self._waiting.clear()
+            for task in queued:
+                reject(task.future, error)
+
+    # -- details --------------------------------------------------------------------------------
+
+    def _drop_stale(self) -> None:
+        now = time.monotonic()
+
+        def stale(task: Task) -> bool:
+            if task.future.cancelled():
+                return True
+            if task.deadline is not None and now > task.deadline:
+                reject(
+                    task.future, DeadlineExceeded("the deadline passed before the work was done")
+                )
+                return True
+            return False
+
+        for task in [t for t in self._running if stale(t)]:
+            self.retire(task)
+        self._waiting = deque(t for t in self._waiting if not stale(t))
+
+    def _admit(self) -> None:
+        passed: deque[Task] = deque()
+        while self._waiting:
+            task = self._waiting[0]
+            prefix = self._prefix(task)
+            pin = self._pins.get(prefix) if prefix else None
+            if prefix and pin is None:
+                if not self._pin(prefix):
+                    break
+                pin = self._pins[prefix]
+            if pin is not None and not pin.task.done:
+                # Its prefix is on the way; others need not wait for that.
+                passed.append(self._waiting.popleft())
+                continue
+            if not self._fits(task, len(prefix)):
+                break
+            self._waiting.popleft()
+            self._start(task, pin)
+        self._waiting.extendleft(reversed(passed))
+
+    def _prefix(self, task: Task) -> tuple[int, ...]:
+        """The beginning of a task's tokens that is worth sharing: () where there is none.
+
+        That is what its neighbour in the queue begins with too, if long, or else its template's
+        constant prefix. At least one token is left to evaluate, for its logits.
+        """
+        constant = task.prefix if task.prefix >= MIN_PREFIX else 0
+        shared = 0
+        if len(self._waiting) > 1 and self._waiting[1] is not task:
+            shared = _common(task.tokens, self._waiting[1].tokens)
+        known = max(
+            (
+                len(p)
+                for p in self._pins
+                if len(p) < len(task.tokens) and task.tokens[: len(p)] == p
+            ),
+            default=0,
+        )
+        length = max(constant, known, shared if shared >= constant + MIN_SHARED else 0)
+        return task.tokens[: min(length, len(task.tokens) - 1)]
+
+    def _pin(self, prefix: tuple[int, ...]) -> bool:
+        """Begin to evaluate a prefix, from the longest pin that it starts with."""
+        task = PrefixTask(prefix)
+        base = max(
+            (p for p, pin in self._pins.items() if pin.task.done and prefix[: len(p)] == p),
+            key=len,
+            default=(),
+        )
+        while len(self._pins) >= MAX_PINS or not self._fits(task, len(base)):
+            if not self._evict(keep=base):
+                return False
+        self._pins[prefix] = _Pin(task)
+        self._start(task, self._pins.get(base))
+        return True
+
+    def _evict(self, *, keep: tuple[int, ...] = ()) -> bool:
+        """Forget the pin that was least recently used and that no running task shares."""
+        for prefix, pin in self._pins.items():
+            if pin.task.done and pin.users == 0 and prefix != keep:
+                del self._pins[prefix]
+                self._free(pin.task)
+                return True
+        return False
+
+    def _fits(self, task: Task, shared: int) -> bool:
+        """Whether sequences and cells are free, evicting unused pins if that helps."""
+        if isinstance(task, GenerateTask):
+            live = sum(t.sequences for t in self._running if isinstance(t, GenerateTask))
+            if live and live + task.sequences > self._max_sequences:
+                return False
+        if isinstance(task, ScoreTask):
+            scoring = sum(isinstance(t, ScoreTask) for t in self._running)
+            if scoring >= self._score_parallel:
+                return False
+        if task.sequences > len(self._ids):
+            return False
+        keep = task.tokens[:shared]
+        while task.cells - shared > self._cells:
+            if isinstance(task, PrefixTask) or not self._evict(keep=keep):
+                return False
+        return True
+
+    def _start(self, task: Task, pin: _Pin | None) -> None:
+        task.ids = tuple(self._ids[: task.sequences])
+        del self._ids[: task.sequences]
+        if pin is not None:
+            task.evaluated = len(pin.task.tokens)
+            task.cells -= task.evaluated
+            for sequence in task.holders:
+                self._context.copy(pin.task.ids[0], sequence, task.evaluated)
+            pin.users += 1
+            self._shares[task] = pin
+            self._pins.move_to_end(pin.task.tokens)
+        self._cells -= task.cells
+        self._running.append(task)
+
+
+def _common(a: tuple[int, ...], b: tuple[int, ...]) -> int:
+    """Length of the longest common beginning."""
+    n = min(len(a), len(b))
+    if a[:n] == b[:n]:
+        return n
+    return next(i for i in range(n) if a[i] != b[i])
