@@ -5,7 +5,7 @@ A template is a Jinja file of blocks. A *chat* template has the blocks `system` 
 Values of unknown origin never pass through Jinja: slots stand in for them, and the rendering is
 split there, so that text can be told from template for good. Missing variables are errors.
 Tags in the template's own words (`<response>`) are fences; the same tag inside a value loses its
-angle bracket, so that no value can close a fence.
+angle bracket, so that no value can close a fence (`fences.py`).
 
 At the top a template may `set`: `format` ("chat" or "raw"), `overflow` ("refuse" or "middle": what
 happens to text too long for the context), `description`.
@@ -23,15 +23,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jinja2
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from evenhand.schemas.errors import TemplateError
+from evenhand.prompts.fences import defang_tags
+from evenhand.schemas.errors import InvalidInput, TemplateError
 
 Kind = Literal["judge", "respond"]
 
 # Private-use characters: no template spells them, and Jinja filters leave them alone.
 _OPEN, _SHUT = "\ue000", "\ue001"
 _SLOT = re.compile(f"{_OPEN}([a-z_]+){_SHUT}")
-_TAG = re.compile(r"</?([a-z_]+)>")
+_TAG = re.compile(r"</?([a-z][a-z0-9_]*)>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Words:
     """A piece of a rendered template: the template's own text, or a slot for untrusted text.
 
     `slot` is the variable's name, and then `text` is the variable's value, in which `neutralised`
-    fence tags were made harmless.
+    fence tags lost their angle bracket.
     """
 
     text: str
@@ -84,6 +86,11 @@ class Template:
         Returns `{"system": ..., "user": ...}` or `{"text": ...}`; an empty system block is left
         out. Raises `TemplateError`.
         """
+        for name, value in untrusted.items():
+            if not (value is None or isinstance(value, str)):
+                raise InvalidInput(
+                    f"{name} is {type(value).__name__}, not text", hint=f"Give {name} as a string."
+                )
         slots = {
             name: None if value is None else f"{_OPEN}{name}{_SHUT}"
             for name, value in untrusted.items()
@@ -111,8 +118,32 @@ class Template:
                     f"template {self.name!r} cannot be rendered: {exc}", hint="Mend the template."
                 ) from exc
             if text:
-                blocks[name] = tuple(_split(text, untrusted))
+                blocks[name] = tuple(self._split(text, untrusted))
+            elif name != "system":
+                raise TemplateError(
+                    f"template {self.name!r} renders to nothing",
+                    hint=f"Write something in the block {name!r}.",
+                )
         return blocks
+
+    def _split(self, text: str, values: Mapping[str, str | None]) -> list[Words]:
+        parts = _SLOT.split(text)  # words, slot name, words, slot name, ..., words
+        if any(_OPEN in words or _SHUT in words for words in parts[::2]) or not (
+            values.keys() >= set(parts[1::2])
+        ):
+            raise TemplateError(
+                f"template {self.name!r} changes untrusted text or holds private-use characters",
+                hint=f"Use {', '.join(sorted(values))} bare: no filter may work on them.",
+            )
+        fences = {tag for words in parts[::2] for tag in _TAG.findall(words)}
+        found: list[Words] = []
+        for i, part in enumerate(parts):
+            if i % 2:
+                value, count = defang_tags(values[part] or "", fences)
+                found.append(Words(value, part, count))
+            elif part:
+                found.append(Words(part))
+        return found
 
     @cached_property
     def _compiled(self) -> jinja2.Template:
@@ -128,13 +159,16 @@ class Template:
     def _module(self) -> dict[str, Any]:
         """The names that the template sets at its top."""
         context = self._compiled.new_context({})
-        # Blocks may use variables that are not here; only the assignments are wanted.
         try:
             for _ in self._compiled.root_render_func(context):
                 pass
         except jinja2.UndefinedError:
-            pass
-        return dict(context.exported_vars and {k: context.vars[k] for k in context.exported_vars})
+            pass  # blocks use variables that are not here; only the assignments above are wanted
+        except (jinja2.TemplateError, ValueError, TypeError) as exc:
+            raise TemplateError(
+                f"template {self.name!r} cannot be rendered: {exc}", hint="Mend the template."
+            ) from exc
+        return {name: context.vars[name] for name in context.exported_vars}
 
     def _setting(self, name: str, default: str, allowed: tuple[str, ...]) -> str:
         value = str(self._module.get(name, default))
@@ -154,7 +188,7 @@ def load(kind: Kind, name: str | Path) -> Template:
     if str(name).endswith(".j2"):
         try:
             return Template(str(name), kind, Path(name).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as exc:
+        except (OSError, ValueError) as exc:  # ValueError: not UTF-8, or NUL in the path
             raise TemplateError(
                 f"template file {str(name)!r} cannot be read: {exc}",
                 hint="Give the path of a UTF-8 file.",
@@ -176,31 +210,11 @@ def available(kind: Kind) -> list[str]:
 
 
 def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
+    # Sandboxed: a template from elsewhere may choose words, not run code.
+    return ImmutableSandboxedEnvironment(
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
         autoescape=False,  # prompts are text, not HTML
     )
-
-
-def _split(text: str, values: Mapping[str, str | None]) -> list[Words]:
-    parts = _SLOT.split(text)  # words, slot name, words, slot name, ..., words
-    fences = sorted({tag for part in parts[::2] for tag in _TAG.findall(part)})
-    words: list[Words] = []
-    for i, part in enumerate(parts):
-        if i % 2:
-            words.append(_fenced(part, values[part] or "", fences))
-        elif part:
-            words.append(Words(part))
-    return words
-
-
-def _fenced(slot: str, value: str, fences: list[str]) -> Words:
-    if not fences:
-        return Words(value, slot)
-    # Spaces, case and a stray slash do not make a tag look less like one to a model.
-    forged = re.compile(rf"<(?=[\s/]*(?:{'|'.join(fences)})\b)", re.IGNORECASE)
-    text, count = forged.subn("‹", value)
-    return Words(text, slot, count)
