@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from evenhand.engine.base import Completion, ModelInfo, OnText, Scores
 from evenhand.engine.futures import reject, resolve
@@ -24,6 +24,7 @@ from evenhand.schemas.generation import SEED_LIMIT, FinishReason, Sampling
 T = TypeVar("T")
 Reply = Callable[[str, int], str]
 Pick = Callable[[str], str]
+Weigh = Callable[[str, Sequence[str]], Sequence[float]]
 
 
 class FakeEngine:
@@ -39,6 +40,8 @@ class FakeEngine:
         *,
         reply: Reply | None = None,
         pick: Pick | None = None,
+        weigh: Weigh | None = None,
+        reason: Callable[[str], str] | None = None,
         fail: Callable[[str], None] | None = None,
         delay: float = 0.0,
         queue: int = 256,
@@ -48,12 +51,15 @@ class FakeEngine:
     ):
         self._reply = reply or _hashed_reply
         self._pick = pick
+        self._weigh = weigh
+        self._reason = reason or _hashed_reason
         self._fail = fail
         self._delay = delay
         self._queue = queue
         self._waiting = 0
         self._lock = threading.Lock()
         self._closed = False
+        self._dropping = False
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="evenhand-fake")
         self.calls: list[tuple[str, str]] = []
         self._info = ModelInfo(
@@ -101,13 +107,15 @@ class FakeEngine:
         on_text: OnText | None = None,
         deadline: float | None = None,
     ) -> Future[list[Completion]]:
-        """Reply `n` times; a `schema` must be that of a reasoned answer."""
+        """Reply `n` times; with a `schema`, give the beginning of a reasoned answer."""
         text = self.decode(prompt.tokens)
 
         def work() -> list[Completion]:
             seed = sampling.seed or 0
             return [
-                self._complete(text, prompt, sampling, (seed + i) % SEED_LIMIT, i, schema, on_text)
+                self._complete(
+                    text, prompt, sampling, (seed + i) % SEED_LIMIT, i, schema, until, on_text
+                )
                 for i in range(n)
             ]
 
@@ -121,12 +129,14 @@ class FakeEngine:
         seed: int,
         index: int,
         schema: Mapping[str, Any] | None,
+        until: Callable[[str], bool] | None,
         on_text: OnText | None,
     ) -> Completion:
-        reply = self._reply(text, seed)
-        if schema is not None:
-            reply = '{"reason":"because ' + hashlib.sha256(reply.encode()).hexdigest()[:8] + '"'
+        reply = self._reply(text, seed) if schema is None else self._reason(text)
         reason: FinishReason = "stop"
+        if until is not None:
+            ends = (i for i in range(1, len(reply) + 1) if until(reply[:i]))
+            reply = reply[: next(ends, len(reply))]
         for stop in sampling.stop:
             if stop in reply:
                 reply, reason = reply.split(stop)[0], "stop_string"
@@ -152,6 +162,9 @@ class FakeEngine:
         def work() -> Scores:
             if "properties" not in schema:
                 raise ConstraintError("the schema has no properties")
+            if self._weigh is not None:
+                given = tuple(self._weigh(text, answers))
+                return Scores(given, given.index(max(given)), len(prompt))
             weights = [_unit(text + answer) for answer in answers]
             if self._pick is not None:
                 wanted = self._pick(text)
@@ -166,42 +179,52 @@ class FakeEngine:
         return self._submit("score", text, work, deadline)
 
     def close(self, *, drain: bool = True) -> None:
-        """Refuse new work and wait for the rest."""
-        self._closed = True
-        self._pool.shutdown(wait=drain, cancel_futures=not drain)
+        """Refuse new work, and finish the rest or drop it."""
+        with self._lock:
+            self._closed = True
+            self._dropping = self._dropping or not drain
+        self._pool.shutdown(wait=True)
 
     def _submit(
         self, kind: str, text: str, work: Callable[[], T], deadline: float | None
     ) -> Future[T]:
-        if self._closed:
-            raise Unavailable("the engine is closed")
+        future: Future[T] = Future()
+
+        def evaluate() -> T:
+            if self._dropping:
+                raise Unavailable("the engine was closed before the work was done")
+            if self._delay:
+                time.sleep(self._delay)
+            if deadline is not None and time.monotonic() > deadline:
+                raise DeadlineExceeded("the deadline passed before the work was done")
+            if self._fail is not None:
+                self._fail(text)
+            self.calls.append((kind, text))
+            return work()
+
+        def run() -> None:
+            outcome: T | None = None
+            error: Exception | None = None
+            if not future.cancelled():
+                try:
+                    outcome = evaluate()
+                except Exception as exc:
+                    error = exc
+            # There is room again before anyone hears of the outcome and sends the next item.
+            with self._lock:
+                self._waiting -= 1
+            if error is not None:
+                reject(future, error)
+            else:
+                resolve(future, cast("T", outcome))
+
         with self._lock:
+            if self._closed:
+                raise Unavailable("the engine is closed")
             if self._waiting >= self._queue:
                 raise QueueFull(f"{self._queue} items are waiting already")
             self._waiting += 1
-        future: Future[T] = Future()
-
-        def run() -> None:
-            try:
-                if future.cancelled():
-                    return
-                if self._delay:
-                    time.sleep(self._delay)
-                if deadline is not None and time.monotonic() > deadline:
-                    raise DeadlineExceeded("the deadline passed before the work was done")
-                if self._fail is not None:
-                    self._fail(text)
-                self.calls.append((kind, text))
-                outcome = work()
-            except Exception as exc:
-                reject(future, exc)
-            else:
-                resolve(future, outcome)
-            finally:
-                with self._lock:
-                    self._waiting -= 1
-
-        self._pool.submit(run)
+            self._pool.submit(run)
         return future
 
 
@@ -215,3 +238,11 @@ def _hashed_reply(text: str, seed: int) -> str:
     openings = ("Sure, here is", "I'm sorry, but I cannot give", "Well, that is")
     pick = _unit(f"{seed}:{text}")
     return f"{openings[int(pick * 2.999)]} answer {int(pick * 1e6)}."
+
+
+def _hashed_reason(text: str) -> str:
+    return (
+        '{"reason":"because '
+        + hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:8]
+        + '","'
+    )

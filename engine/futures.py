@@ -10,7 +10,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
-from typing import TypeVar
+from typing import Any, TypeVar
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -48,7 +48,7 @@ def then(
     `step` runs on the thread that settles `first`: keep it short.
     """
     outer: Future[B] = Future()
-    under_way: list[Future[object]] = [first]  # type: ignore[list-item]
+    under_way: list[Future[Any]] = [first]
 
     def settle(error: BaseException) -> None:
         if rescue is None:

@@ -77,7 +77,8 @@ def assemble(
     `tokenize(text, control)` returns ids without beginning-of-text. Trailing spaces of a segment
     move into the next one, because vocabularies fold a space into the word that follows. `bos` is
     put first unless the template has already done so. More than `limit` tokens: the middle of the
-    longest segment that allows it gives way to ` […] `; without one, raises `InputTooLong`.
+    segments that allow it, longest first, gives way to ` […] `; where that is not enough, raises
+    `InputTooLong`.
     """
     pieces = [
         _Piece(s, tokenize(s.text, s.control)) for s in _shift_spaces(segments) if s.text != ""
@@ -107,7 +108,7 @@ def _cut(pieces: list[_Piece], total: int, limit: int, marker: list[int]) -> int
     for piece in sorted(
         (p for p in pieces if p.segment.cut), key=lambda p: len(p.tokens), reverse=True
     ):
-        if over <= 0:
+        if over <= 0 or len(piece.tokens) <= len(marker):  # cutting would gain nothing
             break
         take = min(over + len(marker), len(piece.tokens))
         keep = len(piece.tokens) - take
