@@ -7,8 +7,11 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Future
+from typing import Self
 
+from evenhand.schemas.errors import InvalidInput
 from evenhand.schemas.generation import SEED_LIMIT, Generation, Sampling
+from evenhand.schemas.requests import SAMPLES_LIMIT
 
 OnText = Callable[[int, str], None]
 
@@ -56,16 +59,28 @@ class BaseGenerator(ABC):
         """Sample `n` responses and wait for them (at most `timeout` seconds)."""
         deadline = None if timeout is None else time.monotonic() + timeout
         future = self.submit(prompt, system=system, sampling=sampling, n=n, deadline=deadline)
-        return future.result()
+        try:
+            return future.result()
+        except BaseException:  # Ctrl-C: nobody waits for the work any more
+            future.cancel()
+            raise
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - some generators hold nothing
         """Free what the generator holds. Safe to call twice."""
 
-    def __enter__(self) -> BaseGenerator:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def check_samples(n: int) -> None:
+    """Raise `InvalidInput` unless `n` is a number of samples that may be asked for."""
+    if not 1 <= n <= SAMPLES_LIMIT:
+        raise InvalidInput(
+            f"{n} samples were asked for", hint=f"Ask for 1 to {SAMPLES_LIMIT} at a time."
+        )
 
 
 def seeded(sampling: Sampling | None) -> Sampling:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from concurrent.futures import Future
+from importlib.metadata import version
 
 from evenhand.engine import futures, open_engine
 from evenhand.engine.base import Completion, Engine
 from evenhand.engine.prompt import Message, Segment
-from evenhand.generator.base import BaseGenerator, OnText, seeded
-from evenhand.prompts import Template, load
+from evenhand.generator.base import BaseGenerator, OnText, check_samples, seeded
+from evenhand.prompts import Template, Words, load
 from evenhand.schemas.errors import InvalidInput
 from evenhand.schemas.fingerprint import fingerprint_of
 from evenhand.schemas.generation import Generation, Sampling
@@ -22,8 +24,8 @@ class Generator(BaseGenerator):
     and closes, or an engine that is already open, which it shares unless `owns_engine` says
     otherwise.
 
-    `template` names a `respond` template: `chat` (default), `paper` or `completion`. `sampling`
-    holds the defaults for calls that give none.
+    `template` names a `respond` template: `chat` (default), `paper` or `completion`, or a path.
+    `sampling` holds the defaults for calls that give none.
     """
 
     def __init__(
@@ -34,16 +36,19 @@ class Generator(BaseGenerator):
         sampling: Sampling | None = None,
         owns_engine: bool | None = None,
     ):
+        if not isinstance(template, Template):
+            template = load("respond", template)  # before the model, which takes longer to load
         self._owns_engine = isinstance(model, str) if owns_engine is None else owns_engine
         engine = open_engine(model) if isinstance(model, str) else model
         super().__init__(engine.info.name, model_sha256=engine.info.sha256)
         self._engine = engine
-        self.template = template if isinstance(template, Template) else load("respond", template)
+        self.template = template
         self._sampling = sampling or Sampling()
         self._fingerprint = fingerprint_of(
             model=engine.info.sha256,
             engine=dict(engine.info.settings),
             template=self.template.sha256,
+            evenhand=version("evenhand"),
         )
 
     @property
@@ -63,16 +68,19 @@ class Generator(BaseGenerator):
     ) -> Future[list[Generation]]:
         """See `BaseGenerator.submit`."""
         started = time.monotonic()
+        check_samples(n)
         sampling = seeded(sampling or self._sampling)
-        encoded = self._engine.encode(self._segments(prompt, system), reserve=1)
+        blocks = self.template.render(untrusted={"prompt": prompt, "system": system})
+        encoded = self._engine.encode(self._segments(blocks), reserve=1)
+        forged = encoded.neutralised + sum(
+            w.neutralised for words in blocks.values() for w in words
+        )
         if len(encoded) == 0:
             raise InvalidInput("the prompt is empty", hint="Give a prompt of at least one word.")
 
         def finish(completions: list[Completion]) -> list[Generation]:
             seconds = time.monotonic() - started
-            notes = (
-                (f"delimiters_neutralised:{encoded.neutralised}",) if encoded.neutralised else ()
-            )
+            notes = (f"delimiters_neutralised:{forged}",) if forged else ()
             return [
                 Generation(
                     text=c.text,
@@ -99,8 +107,7 @@ class Generator(BaseGenerator):
         if self._owns_engine:
             self._engine.close()
 
-    def _segments(self, prompt: str, system: str | None) -> tuple[Segment, ...]:
-        blocks = self.template.render(untrusted={"prompt": prompt, "system": system})
+    def _segments(self, blocks: Mapping[str, tuple[Words, ...]]) -> tuple[Segment, ...]:
         turns = {
             role: tuple(Segment(w.text, constant=w.slot != "prompt") for w in words)
             for role, words in blocks.items()

@@ -5,18 +5,19 @@ Knows items, verdicts and futures. It does not know models, prompts or engines.
 
 from __future__ import annotations
 
-import json
 import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, Self
 
-from evenhand.schemas.errors import InputTooLong, QueueFull
+from evenhand.schemas.errors import InputTooLong, InvalidInput, QueueFull
 from evenhand.schemas.requests import Item
 from evenhand.schemas.taxonomy import Taxonomy
 from evenhand.schemas.verdict import Failure, Status, Verdict
+
+QUEUE_PAUSE = 0.05  # seconds until a full queue is tried again
 
 
 class BaseJudge(ABC):
@@ -54,7 +55,12 @@ class BaseJudge(ABC):
     ) -> Verdict:
         """Judge one response and wait for the verdict (at most `timeout` seconds)."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        return self.submit(prompt, response, reason=reason, deadline=deadline).result()
+        future = self.submit(prompt, response, reason=reason, deadline=deadline)
+        try:
+            return future.result()
+        except BaseException:  # Ctrl-C: nobody waits for the work any more
+            future.cancel()
+            raise
 
     def judge_many(
         self,
@@ -66,8 +72,10 @@ class BaseJudge(ABC):
         """Judge a stream of items, in order, keeping `in_flight` of them under way.
 
         Takes `Item`s or `(prompt, response)` pairs; never holds more than `in_flight` of them. A
-        full queue is waited out, not reported.
+        full queue is waited out, not reported; a judge that is closed raises `Unavailable`.
         """
+        if in_flight < 1:
+            raise InvalidInput(f"in_flight is {in_flight}", hint="Keep at least 1 under way.")
         waiting: deque[Future[Verdict]] = deque()
         try:
             for item in items:
@@ -80,7 +88,7 @@ class BaseJudge(ABC):
                         if waiting:
                             yield waiting.popleft().result()
                         else:  # others fill the queue
-                            time.sleep(min(exc.retry_after, 0.05))
+                            time.sleep(min(exc.retry_after or QUEUE_PAUSE, QUEUE_PAUSE))
                 while len(waiting) >= in_flight or (waiting and waiting[0].done()):
                     yield waiting.popleft().result()
             while waiting:
@@ -89,10 +97,10 @@ class BaseJudge(ABC):
             for future in waiting:
                 future.cancel()
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - many judges hold nothing
         """Free what the judge holds. Safe to call twice."""
 
-    def __enter__(self) -> BaseJudge:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -104,31 +112,30 @@ class BaseJudge(ABC):
         self,
         answer: str,
         *,
+        reasoned: bool = False,
         probabilities: Mapping[str, float] | None = None,
         mass: float | None = None,
         seconds: float = 0.0,
         notes: Iterable[str] = (),
-        model: str | None = None,
     ) -> Verdict:
         """A verdict from the JSON text of an answer, validated by the taxonomy's own model.
 
         Raises pydantic's `ValidationError` for an answer outside the schema.
         """
-        reasoned = "reason" in json.loads(answer)
-        model_class = self.taxonomy.reasoned_model if reasoned else self.taxonomy.answer_model
-        parsed = model_class.model_validate_json(answer)
-        margin = None
-        if probabilities is not None:
-            first, second = sorted(probabilities.values(), reverse=True)[:2]
-            margin = first - second
+        reason = None
+        if reasoned:
+            full = self.taxonomy.reasoned_model.model_validate_json(answer)
+            label, reason = full.label, full.reason
+        else:
+            label = self.taxonomy.answer_model.model_validate_json(answer).label
         return Verdict(
             status=Status.JUDGED,
-            label=parsed.label,
+            label=label,
             probabilities=None if probabilities is None else dict(probabilities),
             mass=mass,
-            margin=margin,
-            reason=getattr(parsed, "reason", None),
-            crosswalk=self.taxonomy.crosswalk(parsed.label),
+            margin=_margin(probabilities),
+            reason=reason,
+            crosswalk=self.taxonomy.crosswalk(label),
             seconds=seconds,
             notes=tuple(notes),
             **self._identity(),
@@ -143,22 +150,27 @@ class BaseJudge(ABC):
         mass: float | None = None,
         seconds: float = 0.0,
         notes: Iterable[str] = (),
+        reason: str | None = None,
     ) -> Verdict:
         """A verdict without a label, which says why."""
         return Verdict(
             status=status,
             probabilities=None if probabilities is None else dict(probabilities),
             mass=mass,
+            margin=_margin(probabilities),
+            reason=reason,
             seconds=seconds,
             notes=tuple(notes),
             failure=failure,
             **self._identity(),
         )
 
-    def failed(self, error: BaseException, *, seconds: float = 0.0) -> Verdict:
+    def failed(
+        self, error: BaseException, *, seconds: float = 0.0, notes: Iterable[str] = ()
+    ) -> Verdict:
         """The verdict that an exception amounts to: `truncated` for text too long, else `error`."""
         status = Status.TRUNCATED if isinstance(error, InputTooLong) else Status.ERROR
-        return self._unjudged(status, Failure.of(error), seconds=seconds)
+        return self._unjudged(status, Failure.of(error), seconds=seconds, notes=notes)
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -169,3 +181,10 @@ class BaseJudge(ABC):
             "model_sha256": self.model_sha256,
             "fingerprint": self.fingerprint,
         }
+
+
+def _margin(probabilities: Mapping[str, float] | None) -> float | None:
+    if probabilities is None:
+        return None
+    first, second = sorted(probabilities.values(), reverse=True)[:2]
+    return first - second

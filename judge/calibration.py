@@ -7,7 +7,7 @@ Temperature and vector scaling after Guo et al., "On Calibration of Modern Neura
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -26,8 +26,8 @@ class Calibration(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     method: Method = "identity"
-    scale: dict[str, Annotated[float, Field(gt=0)]] = {}
-    bias: dict[str, float] = {}
+    scale: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
+    bias: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = {}
     fitted_on: str = ""
     rows: Annotated[int, Field(ge=0)] = 0
 
@@ -44,29 +44,41 @@ class Calibration(BaseModel):
         """Read a calibration file (JSON). Raises `InvalidInput`."""
         try:
             return cls.model_validate_json(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as exc:
-            raise InvalidInput(
-                f"calibration file {str(path)!r} cannot be read: {exc}", hint="Check the path."
-            ) from exc
         except ValidationError as exc:
             raise InvalidInput(
                 f"calibration file {str(path)!r}: {describe(exc)}", hint="Fit it again."
             ) from exc
+        except (OSError, ValueError) as exc:  # ValueError: not UTF-8, or NUL in the path
+            raise InvalidInput(
+                f"calibration file {str(path)!r} cannot be read: {exc}", hint="Check the path."
+            ) from exc
+
+    def check(self, labels: Iterable[str]) -> None:
+        """Raise `InvalidInput` when fitted for other labels."""
+        labels = list(labels)
+        if self.scale and set(self.scale) != set(labels):
+            raise InvalidInput(
+                f"the calibration was fitted for the labels {', '.join(self.scale)}",
+                hint=f"Fit it for {', '.join(labels)}.",
+            )
 
     def apply(self, log_probs: Mapping[str, float]) -> dict[str, float]:
         """Calibrated probabilities of each label from its log-probability; they sum to 1.
 
-        Raises `InvalidInput` when fitted for other labels.
+        Raises `InvalidInput` when fitted for other labels, or for values that are no
+        log-probabilities.
         """
         labels = list(log_probs)
-        if self.scale and set(self.scale) != set(labels):
-            raise InvalidInput(
-                "the calibration was fitted for other labels",
-                hint=f"Fit it for {', '.join(labels)}.",
-            )
+        self.check(labels)
         logits = np.array([log_probs[label] for label in labels], dtype=np.float64)
-        # The largest finite value stands in for an impossible label, so that scaling keeps it last.
-        logits = np.maximum(logits - logits.max(), -1e6)
+        top = logits.max()
+        if not np.isfinite(top):  # NaN anywhere makes the maximum NaN
+            raise InvalidInput(
+                f"no log-probabilities: {logits.tolist()}", hint="Give at least one finite value."
+            )
+        logits = logits - top
+        # Floored, so that an impossible label stays finite under any scale, and stays last.
+        logits = np.maximum(logits, _FLOOR)
         if self.scale:
             logits = logits * [self.scale[label] for label in labels]
             logits = logits + [self.bias[label] for label in labels]
@@ -80,6 +92,9 @@ class Calibration(BaseModel):
 
 IDENTITY = Calibration()
 
+_FLOOR = -1e6
+_LEAST_SCALE = 1e-3
+
 
 def fit(
     log_probs: np.ndarray,
@@ -90,73 +105,33 @@ def fit(
     ridge: float = 1e-2,
     fitted_on: str = "",
 ) -> Calibration:
-    """Fit by maximum likelihood with Newton steps on a convex objective.
+    """Fit by maximum likelihood: a convex objective, minimised with projected Newton steps.
 
     `log_probs` is (rows, labels), in nats, in the order of `labels`; `gold` holds label indices.
     `ridge` pulls scales towards 1 and biases towards 0 (a Gaussian prior, so that a label without
-    gold rows stays put). Raises `InvalidInput` for shapes that do not match or fewer than 2 rows.
+    gold rows stays put). Raises `InvalidInput` for fewer than 2 rows, shapes that do not match,
+    NaN, rows without a finite value, or indices out of range.
     """
     x = np.asarray(log_probs, dtype=np.float64)
     y = np.asarray(gold, dtype=np.int64)
-    if x.ndim != 2 or x.shape != (len(y), len(labels)) or len(y) < 2:
-        raise InvalidInput(
-            f"log_probs has shape {x.shape} for {len(y)} gold labels and {len(labels)} labels",
-            hint="Give one row per gold label and one column per label, two rows at least.",
-        )
+    _check_rows(x, y, labels)
     if method == "identity":
         return IDENTITY
-    x = np.maximum(x - x.max(axis=1, keepdims=True), -1e3)
     k = len(labels)
-    # Features per label: its own scaled logit and, for vector scaling, an intercept.
-    size = 1 if method == "temperature" else 2 * k
-    theta = np.ones(1) if method == "temperature" else np.concatenate([np.ones(k), np.zeros(k)])
-    prior = theta.copy()
-
-    def expand(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if method == "temperature":
-            return np.full(k, values[0]), np.zeros(k)
-        return values[:k], values[k:]
-
-    def features(row: np.ndarray) -> np.ndarray:
-        """d logits / d theta, (labels, parameters)."""
-        if method == "temperature":
-            return row[:, None]
-        return np.hstack([np.diag(row), np.eye(k)])
-
-    design = np.stack([features(row) for row in x])  # (rows, labels, parameters)
-    onehot = np.eye(k)[y]
-
-    def objective(values: np.ndarray) -> tuple[float, np.ndarray]:
-        scale, bias = expand(values)
-        logits = x * scale + bias
-        logits -= logits.max(axis=1, keepdims=True)
-        p = np.exp(logits)
-        p /= p.sum(axis=1, keepdims=True)
-        loss = -np.log(np.maximum(p[np.arange(len(y)), y], 1e-300)).sum()
-        return float(loss + 0.5 * ridge * ((values - prior) ** 2).sum()), p
-
-    loss, p = objective(theta)
-    for _ in range(100):
-        gradient = np.einsum("nl,nlp->p", p - onehot, design) + ridge * (theta - prior)
-        spread = np.einsum("nl,nlp->nlp", p, design)
-        mean = spread.sum(axis=1)
-        hessian = np.einsum("nlp,nlq->pq", spread, design) - mean.T @ mean
-        step = np.linalg.solve(hessian + ridge * np.eye(size), gradient)
-        rate = 1.0
-        while rate > 1e-8:
-            candidate = theta - rate * step
-            if expand(candidate)[0].min() > 1e-3:  # a scale must stay positive
-                new_loss, new_p = objective(candidate)
-                if new_loss <= loss:
-                    break
-            rate /= 2
-        else:
-            break
-        moved = float(np.abs(candidate - theta).max())
-        theta, loss, p = candidate, new_loss, new_p
-        if moved < 1e-9:
-            break
-    scale, bias = expand(theta)
+    x = np.maximum(x - x.max(axis=1, keepdims=True), -1e3)
+    # d logits / d theta, (rows, labels, parameters): its own logit for each label's scale (or all
+    # labels' one scale), and for vector scaling an intercept.
+    if method == "temperature":
+        design = x[:, :, None]
+    else:
+        intercepts = np.broadcast_to(np.eye(k), (len(y), k, k))
+        design = np.concatenate([x[:, :, None] * np.eye(k), intercepts], axis=2)
+    scales = design.shape[2] - (0 if method == "temperature" else k)
+    prior = np.concatenate([np.ones(scales), np.zeros(design.shape[2] - scales)])
+    least = np.concatenate([np.full(scales, _LEAST_SCALE), np.full(len(prior) - scales, -np.inf)])
+    theta = _minimise(design, np.eye(k)[y], prior, least, ridge)
+    scale = np.broadcast_to(theta[:scales], k)
+    bias = theta[scales:] if len(theta) > scales else np.zeros(k)
     return Calibration(
         method=method,
         scale=dict(zip(labels, scale.tolist(), strict=True)),
@@ -164,3 +139,64 @@ def fit(
         fitted_on=fitted_on,
         rows=len(y),
     )
+
+
+def _check_rows(x: np.ndarray, y: np.ndarray, labels: Sequence[str]) -> None:
+    if x.ndim != 2 or x.shape != (len(y), len(labels)) or len(y) < 2:
+        raise InvalidInput(
+            f"log_probs has shape {x.shape} for {len(y)} gold labels and {len(labels)} labels",
+            hint="Give one row per gold label and one column per label, two rows at least.",
+        )
+    if np.isnan(x).any() or not np.isfinite(x.max(axis=1)).all():
+        raise InvalidInput(
+            "a row of log_probs has NaN or no finite value",
+            hint="Leave out rows that were not judged.",
+        )
+    if y.min() < 0 or y.max() >= len(labels):
+        raise InvalidInput(
+            f"gold runs from {y.min()} to {y.max()} for {len(labels)} labels",
+            hint="Give indices into labels, from 0.",
+        )
+
+
+def _minimise(
+    design: np.ndarray, onehot: np.ndarray, prior: np.ndarray, least: np.ndarray, ridge: float
+) -> np.ndarray:
+    """Parameters of least penalised log-loss, each at least `least`, from `prior` on."""
+    hot = onehot.astype(bool)
+
+    def objective(values: np.ndarray) -> tuple[float, np.ndarray]:
+        logits = design @ values
+        logits -= logits.max(axis=1, keepdims=True)
+        log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        penalty = 0.5 * ridge * ((values - prior) ** 2).sum()
+        return float(penalty - log_p[hot].sum()), np.exp(log_p)
+
+    theta = prior
+    loss, p = objective(theta)
+    for _ in range(200):
+        gradient = np.einsum("nl,nlp->p", p - onehot, design) + ridge * (theta - prior)
+        spread = p[:, :, None] * design
+        mean = spread.sum(axis=1)
+        hessian = np.einsum("nlp,nlq->pq", spread, design) - mean.T @ mean
+        # A parameter at its bound that would leave it sits out (Bertsekas 1982).
+        free = (theta > least) | (gradient < 0)
+        step = np.zeros_like(theta)
+        inner = np.ix_(free, free)
+        # The last term keeps the solve well posed at ridge 0: biases move freely together.
+        curvature = hessian[inner] + (ridge + 1e-12) * np.eye(int(free.sum()))
+        step[free] = np.linalg.lstsq(curvature, gradient[free], rcond=None)[0]
+        rate = 1.0
+        while rate > 1e-10:
+            candidate = np.maximum(theta - rate * step, least)
+            new_loss, new_p = objective(candidate)
+            if new_loss <= loss:
+                break
+            rate /= 2
+        else:
+            break
+        moved = float(np.abs(candidate - theta).max())
+        theta, loss, p = candidate, new_loss, new_p
+        if moved < 1e-10:
+            break
+    return theta

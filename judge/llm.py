@@ -8,25 +8,39 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from importlib.metadata import version
-from typing import Any
+from pathlib import Path
+from typing import TypeVar
 
 from evenhand.engine import futures, open_engine
 from evenhand.engine.base import Completion, Engine, Scores
 from evenhand.engine.prompt import Message, Prompt, Segment
-from evenhand.judge.base import BaseJudge
+from evenhand.judge.base import QUEUE_PAUSE, BaseJudge
 from evenhand.judge.cache import VerdictCache
 from evenhand.judge.calibration import IDENTITY, Calibration
+from evenhand.judge.policy import Policy
+from evenhand.judge.reason import reason_in
 from evenhand.prompts import Template, Words, load
-from evenhand.schemas.errors import ConstraintError, EvenhandError, RetryableError, SettingsError
+from evenhand.schemas.errors import (
+    ConstraintError,
+    DeadlineExceeded,
+    QueueFull,
+    SettingsError,
+    Unavailable,
+)
 from evenhand.schemas.fingerprint import fingerprint_of
 from evenhand.schemas.generation import Sampling
 from evenhand.schemas.taxonomy import Taxonomy
-from evenhand.schemas.verdict import Failure, Status, Verdict
+from evenhand.schemas.verdict import Status, Verdict
+
+T = TypeVar("T")
 
 REASON_TOKENS = 96
+LEAST_REASON_TOKENS = 16  # room for `{"reason":"` in any vocabulary, and for a word
 NEAR_TIE = 1e-3
 MASS_FLOOR = 0.01
 
@@ -34,8 +48,9 @@ MASS_FLOOR = 0.01
 class Judge(BaseJudge):
     """Label responses with a language model.
 
-    `model` is a reference (`bundled:judge`, a path, `hf:OWNER/REPO:FILE`), which the judge loads and
-    closes, or an engine that is already open, which it shares unless `owns_engine` says otherwise.
+    `model` is a reference (`bundled:judge`, a path, `hf:OWNER/REPO:FILE`), which the judge loads
+    and closes, or an engine that is already open, which it shares unless `owns_engine` says
+    otherwise.
 
     `template` names a judge template; left out, the model file says which it was trained with, and
     any other model gets `instruct`. `abstain_below` is the least probability of the best label, and
@@ -46,7 +61,7 @@ class Judge(BaseJudge):
     def __init__(
         self,
         model: str | Engine,
-        taxonomy: str | Taxonomy = "qos",
+        taxonomy: str | Path | Taxonomy = "qos",
         *,
         template: str | Template | None = None,
         calibration: Calibration = IDENTITY,
@@ -56,21 +71,30 @@ class Judge(BaseJudge):
         cache: VerdictCache | None = None,
         owns_engine: bool | None = None,
     ):
+        # Whatever can be wrong without the model is found before it is loaded.
+        taxonomy = Taxonomy.load(taxonomy)
+        calibration.check(taxonomy.labels)
+        self._policy = Policy(abstain_below, mass_floor)
+        if reason_tokens < LEAST_REASON_TOKENS:
+            raise SettingsError(
+                f"reason_tokens is {reason_tokens}", hint=f"Allow at least {LEAST_REASON_TOKENS}."
+            )
+        if template is not None and not isinstance(template, Template):
+            template = load("judge", template)
         self._owns_engine = isinstance(model, str) if owns_engine is None else owns_engine
         engine = open_engine(model) if isinstance(model, str) else model
-        super().__init__(engine.info.name, taxonomy, model_sha256=engine.info.sha256)
-        trained_for = engine.info.metadata.get("evenhand.judge.taxonomy")
-        if trained_for is not None and trained_for != self.taxonomy.name:
-            raise SettingsError(
-                f"{engine.info.name} was trained for the taxonomy {trained_for!r} alone",
-                hint=f"Use taxonomy {trained_for!r}, or a larger instruct model as the judge.",
-            )
         self._engine = engine
-        named = template or engine.info.metadata.get("evenhand.judge.template") or "instruct"
-        self.template = named if isinstance(named, Template) else load("judge", named)
+        try:
+            _check_trained_for(engine, taxonomy)
+            self.template = template or load(
+                "judge", engine.info.metadata.get("evenhand.judge.template") or "instruct"
+            )
+        except BaseException:
+            if isinstance(model, str):
+                engine.close()
+            raise
+        super().__init__(engine.info.name, taxonomy, model_sha256=engine.info.sha256)
         self._calibration = calibration
-        self._abstain_below = abstain_below
-        self._mass_floor = mass_floor
         self._reason_tokens = reason_tokens
         self._cache = cache
         self._answers = self.taxonomy.answers()
@@ -101,8 +125,6 @@ class Judge(BaseJudge):
         """See `BaseJudge.submit`."""
         started = time.monotonic()
         key = (self._fingerprint, prompt, response, reason)
-        if self._cache is not None and (hit := self._cache.get(key)) is not None:
-            return futures.done(hit)
         notes: list[str] = []
 
         def finish(scores: Scores, written: str | None = None) -> Verdict:
@@ -112,22 +134,25 @@ class Judge(BaseJudge):
             return verdict
 
         def rescue(error: BaseException) -> Verdict:
-            return self.failed(error, seconds=time.monotonic() - started)
+            return self.failed(error, seconds=time.monotonic() - started, notes=notes)
 
         try:
+            if self._cache is not None and (hit := self._cache.get(key)) is not None:
+                return futures.done(hit)
             encoded = self._encode(prompt, response, reason, notes)
             if reason:
                 return futures.then(
                     self._write_reason(encoded, deadline),
                     lambda text: futures.then(
-                        self._score(encoded, text, deadline), lambda s: finish(s, text)
+                        _when_room(lambda: self._score(encoded, text, deadline), deadline),
+                        lambda scores: finish(scores, text),
                     ),
                     rescue=rescue,
                 )
             return futures.then(self._score(encoded, None, deadline), finish, rescue=rescue)
-        except RetryableError:
+        except (QueueFull, Unavailable):
             raise
-        except EvenhandError as exc:
+        except Exception as exc:
             return futures.done(rescue(exc))
 
     def close(self) -> None:
@@ -135,7 +160,7 @@ class Judge(BaseJudge):
         if self._owns_engine:
             self._engine.close()
 
-    # -- the steps, in order ------------------------------------------------------------------------
+    # -- the steps, in order -----------------------------------------------------------------------
 
     def _encode(self, prompt: str, response: str, reason: bool, notes: list[str]) -> Prompt:
         template = self.template
@@ -168,17 +193,17 @@ class Judge(BaseJudge):
         return encoded
 
     def _write_reason(self, encoded: Prompt, deadline: float | None) -> Future[str]:
-        """Decode a reason greedily under the answer's own grammar, and stop where its string ends."""
+        """Decode a reason greedily under the answer's own grammar, up to the end of its string."""
         completion = self._engine.generate(
             encoded,
             Sampling(temperature=0, max_tokens=self._reason_tokens, seed=0),
             schema=self._reasoned_schema,
-            until=lambda text: _reason_in(text)[1],
+            until=lambda text: reason_in(text)[1],
             deadline=deadline,
         )
 
         def read(completions: list[Completion]) -> str:
-            reason, _closed = _reason_in(completions[0].text)
+            reason, _closed = reason_in(completions[0].text)
             if reason is None:
                 raise ConstraintError(
                     f"the constraint let through {completions[0].text[:80]!r} for a reason"
@@ -202,11 +227,8 @@ class Judge(BaseJudge):
     def _verdict(
         self, scores: Scores, reason: str | None, notes: list[str], seconds: float
     ) -> Verdict:
-        if not all(math.isfinite(p) or p == -math.inf for p in scores.log_probs) or not any(
-            math.isfinite(p) for p in scores.log_probs
-        ):
-            raise ConstraintError("the model gave no finite probability to any answer")
         labels = list(self._answers)
+        _check_scores(scores, len(labels))
         log_probs = dict(zip(labels, scores.log_probs, strict=True))
         mass = min(1.0, math.fsum(math.exp(p) for p in scores.log_probs))
         probabilities = self._calibration.apply(log_probs)
@@ -217,34 +239,78 @@ class Judge(BaseJudge):
             notes.append("near_tie")
         if labels[scores.greedy] != max(labels, key=lambda label: log_probs[label]):
             notes.append(f"greedy_path_differs:{labels[scores.greedy]}")
-        common: dict[str, Any] = {
-            "probabilities": probabilities,
-            "mass": mass,
-            "seconds": seconds,
-            "notes": notes,
-        }
-        if mass < self._mass_floor:
-            return self._abstained(
-                "low_mass",
-                f"the labels hold {mass:.2g} of the model's probability, "
-                f"less than {self._mass_floor:.2g}",
-                "Use a judge template or a model that answers in the taxonomy's terms.",
-                common,
-            )
-        if probabilities[best] < self._abstain_below:
-            return self._abstained(
-                "low_confidence",
-                f"the best label has probability {probabilities[best]:.3f}, "
-                f"less than {self._abstain_below:.3f}",
-                "Have a person look at it, or lower abstain_below.",
-                common,
+        objection = self._policy.objection(probabilities, mass)
+        if objection is not None:
+            return self._unjudged(
+                Status.ABSTAINED,
+                objection,
+                probabilities=probabilities,
+                mass=mass,
+                seconds=seconds,
+                notes=notes,
+                reason=reason,
             )
         answer = {"label": best} if reason is None else {"reason": reason, "label": best}
-        return self._judged(json.dumps(answer, ensure_ascii=False), **common)
+        return self._judged(
+            json.dumps(answer),
+            reasoned=reason is not None,
+            probabilities=probabilities,
+            mass=mass,
+            seconds=seconds,
+            notes=notes,
+        )
 
-    def _abstained(self, code: str, message: str, hint: str, common: dict[str, Any]) -> Verdict:
-        failure = Failure(code=code, message=message, hint=hint)
-        return self._unjudged(Status.ABSTAINED, failure, **common)
+
+def _check_trained_for(engine: Engine, taxonomy: Taxonomy) -> None:
+    trained_for = engine.info.metadata.get("evenhand.judge.taxonomy")
+    if trained_for is not None and trained_for != taxonomy.name:
+        raise SettingsError(
+            f"{engine.info.name} was trained for the taxonomy {trained_for!r} alone",
+            hint=f"Use taxonomy {trained_for!r}, or a larger instruct model as the judge.",
+        )
+
+
+def _check_scores(scores: Scores, count: int) -> None:
+    """Refuse numbers that are not log-probabilities of `count` exclusive answers."""
+    values = scores.log_probs
+    if len(values) != count or not 0 <= scores.greedy < count:
+        raise ConstraintError(f"the engine gave {len(values)} scores for {count} answers")
+    if not all(math.isfinite(p) or p == -math.inf for p in values):
+        raise ConstraintError(f"the engine gave a score that is no number: {list(values)}")
+    if all(p == -math.inf for p in values):
+        raise ConstraintError("the model gave no finite probability to any answer")
+    # Rounding in float32 may carry a sum a little over 1; more is a defect.
+    if max(values) > 1e-3 or math.fsum(math.exp(p) for p in values) > 1.001:
+        raise ConstraintError(f"the engine's scores are no probabilities: {list(values)}")
+
+
+def _when_room(start: Callable[[], Future[T]], deadline: float | None) -> Future[T]:
+    """`start()`, tried again while the queue is full.
+
+    For the second half of work that was let in already: others who wait must not turn it away.
+    """
+    outcome: Future[T] = Future()
+
+    def attempt() -> None:
+        if outcome.cancelled():
+            return
+        try:
+            futures.follow(start(), outcome)
+        except QueueFull:
+            if deadline is not None and time.monotonic() > deadline:
+                futures.reject(
+                    outcome, DeadlineExceeded("the deadline passed while the queue was full")
+                )
+                return
+            # The thread that settles futures is the engine's own: it must not sleep here.
+            timer = threading.Timer(QUEUE_PAUSE, attempt)
+            timer.daemon = True
+            timer.start()
+        except BaseException as exc:
+            futures.reject(outcome, exc)
+
+    attempt()
+    return outcome
 
 
 def _segments(words: tuple[Words, ...], *, control: bool, cut: bool) -> tuple[Segment, ...]:
@@ -255,28 +321,3 @@ def _segments(words: tuple[Words, ...], *, control: bool, cut: bool) -> tuple[Se
         else Segment(w.text, cut=cut)
         for w in words
     )
-
-
-def _reason_in(text: str) -> tuple[str | None, bool]:
-    """The reason in an unfinished `{"reason":"...` and whether its string is closed.
-
-    A string cut short by the token cap counts as far as it is whole: a dangling escape is dropped.
-    """
-    head = '{"reason":"'
-    if not text.startswith(head):
-        return None, False
-    body = text[len(head) :]
-    escaped = False
-    for i, character in enumerate(body):
-        if escaped:
-            escaped = False
-        elif character == "\\":
-            escaped = True
-        elif character == '"':
-            return json.loads(f'"{body[:i]}"'), True
-    for end in range(len(body), max(-1, len(body) - 7), -1):
-        try:
-            return json.loads(f'"{body[:end]}"'), False
-        except json.JSONDecodeError:
-            continue
-    return None, False
