@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,6 +15,10 @@ SAMPLES_LIMIT = 64
 
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
+
+
+def _is_none(value: object) -> bool:
+    return value is None
 
 
 class Item(_Body):
@@ -68,7 +72,14 @@ class JudgeBatchRequest(_Body):
     Items are checked one by one, so that a bad one becomes an error verdict and not a 422.
     """
 
-    items: Annotated[list[dict[str, object]], Field(min_length=1, max_length=BATCH_LIMIT)]
+    items: Annotated[
+        list[Any],
+        Field(
+            min_length=1,
+            max_length=BATCH_LIMIT,
+            json_schema_extra={"items": Item.model_json_schema()},
+        ),
+    ]
     taxonomy: str | None = None
     reason: bool = False
 
@@ -83,14 +94,14 @@ class JudgeReply(_Body):
     """The verdict on one response."""
 
     verdict: Verdict
-    id: str | int | None = None
+    id: Annotated[str | int | None, Field(exclude_if=_is_none)] = None
 
 
 class JudgeBatchReply(_Body):
-    """One verdict per item, in the order of the request; `ids` are the items' own."""
+    """One verdict per item, in order; `ids` are the items' own, where any has one."""
 
     verdicts: list[Verdict]
-    ids: list[str | int | None]
+    ids: Annotated[list[str | int | None] | None, Field(exclude_if=_is_none)] = None
 
 
 class Result(_Body):
@@ -104,3 +115,30 @@ class RespondReply(_Body):
     """One result per sample, in order."""
 
     results: list[Result]
+
+
+# -- events of a streamed reply ------------------------------------------------------------------
+
+
+class TokenEvent(_Body):
+    """`event: token`: the next piece of the text of sample `index`."""
+
+    index: int
+    text: str
+
+
+class ResultEvent(_Body):
+    """`event: result`: sample `index` is complete; `verdict` is None where none was asked for."""
+
+    index: int
+    generation: Generation
+    verdict: Annotated[Verdict | None, Field(exclude_if=_is_none)] = None
+
+
+class DoneEvent(_Body):
+    """`event: done`: the last one; a stream that ends without it (or `error`) broke off."""
+
+    results: int
+
+
+Event = TokenEvent | ResultEvent | DoneEvent

@@ -100,4 +100,4 @@ class Problem(_Reply):
     code: str
     hint: str = ""
     instance: str | None = None
-    errors: list[FieldProblem] = Field(default_factory=list)
+    errors: list[FieldProblem] = Field(default_factory=list, exclude_if=lambda found: not found)
