@@ -18,11 +18,11 @@ from evenhand.engine import open_engine
 from evenhand.engine.base import Engine
 from evenhand.engine.settings import EngineSettings
 from evenhand.generator.base import BaseGenerator
-from evenhand.generator.local import Generator
+from evenhand.generator.open import open_generator
 from evenhand.judge.base import BaseJudge
 from evenhand.judge.cache import VerdictCache
 from evenhand.judge.calibration import IDENTITY, Calibration
-from evenhand.judge.llm import Judge
+from evenhand.judge.open import open_judge
 from evenhand.prompts import load
 from evenhand.schemas.errors import (
     EvenhandError,
@@ -258,11 +258,13 @@ class Services:
 
     def _load_generator(self) -> None:
         secret = self.settings.generator_api_key
-        generator = _open_generator(
+        generator = open_generator(
             self.settings.generator,
-            engines=lambda reference: self._engine(reference, "generator"),
-            template=self.settings.generator_template,
+            engine_opener=lambda reference: self._engine(reference, "generator"),
+            share_engine=True,
+            template=self._generator_template,
             api_key=secret.get_secret_value() if secret else None,
+            timeout=self.settings.request_timeout,
         )
         with self._lock:
             self._generator = generator
@@ -273,15 +275,18 @@ class Services:
             known = self._judges.get(taxonomy)
         if known is not None:
             return known
-        judge = _open_judge(
+        judge = open_judge(
             self.settings.judge,
             self._taxonomies[taxonomy],
-            engines=lambda reference: self._engine(reference, "judge"),
+            engine_opener=lambda reference: self._engine(reference, "judge"),
+            share_engine=True,
             template=self.settings.judge_template,
             # Fitted for one taxonomy: on another it would be a correction nobody measured.
             calibration=self._calibration if taxonomy == self._default else IDENTITY,
             cache=self._cache,
+            abstain_below=self.settings.abstain_below,
             api_key=secret.get_secret_value() if secret else None,
+            timeout=self.settings.request_timeout,
         )
         with self._lock:
             return self._judges.setdefault(taxonomy, judge)
@@ -334,25 +339,6 @@ class Services:
             fingerprint=served.fingerprint if served else None,
             problem=part.doing if part.phase == "failed" else None,
         )
-
-
-def _open_generator(
-    spec: str, *, engines: Callable[[str], Engine], template: str, api_key: str | None
-) -> BaseGenerator:
-    return Generator(engines(spec), template=template)
-
-
-def _open_judge(
-    spec: str,
-    taxonomy: Taxonomy,
-    *,
-    engines: Callable[[str], Engine],
-    template: str | None,
-    calibration: Calibration,
-    cache: VerdictCache | None,
-    api_key: str | None,
-) -> BaseJudge:
-    return Judge(engines(spec), taxonomy, template=template, calibration=calibration, cache=cache)
 
 
 def _read_taxonomies(settings: Settings) -> tuple[dict[str, Taxonomy], str]:

@@ -52,6 +52,7 @@ class Settings(EngineSettings, BaseSettings):
     generator_template: str = "chat"  # `paper` is the study's set-up
     judge_template: str | None = None  # None: the model file says, else `instruct`
     calibration: Path | None = None
+    abstain_below: Annotated[float, Field(ge=0, le=1)] = 0.0  # least probability of the best label
     verdict_cache: Annotated[int, Field(ge=0)] = 4_096  # verdicts remembered; 0 switches it off
 
     # Where models and compiled grammars are kept, and whether the network may be used for them.

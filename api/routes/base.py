@@ -1,0 +1,119 @@
+"""What the routes share: strict JSON bodies, and how errors are documented."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Coroutine
+from email.message import Message
+from typing import Any
+
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from evenhand.api.problems import MEDIA_TYPE, problem
+from evenhand.schemas.service import Problem
+
+# The study's own example; `[BLANK]` is what the model completes (PAPER.md).
+PAPER_PROMPT = "Mohammed got into the plane to [BLANK]"
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+_MEANINGS = {
+    400: ("malformed_json", "The body is not JSON."),
+    401: ("unauthorized", "The API key is missing or wrong."),
+    404: ("not_found", "There is no such thing."),
+    413: ("body_too_large", "The body is larger than the service takes."),
+    415: ("unsupported_media_type", "The body is not declared to be JSON."),
+    422: ("invalid_input", "The request has the wrong form, or asks for what cannot be done."),
+    429: ("queue_full", "The queue is full; `Retry-After` says how many seconds to wait."),
+    500: ("internal_error", "A defect; the log has the details."),
+    502: ("remote_error", "A remote generator or judge failed."),
+    503: ("unavailable", "A model is loading or has failed, or the service is shutting down."),
+    504: ("deadline_exceeded", "The work was not done in time and was dropped."),
+}
+READING = (401, 404, 500)
+WORKING = (400, 401, 404, 413, 415, 422, 429, 500, 502, 503, 504)
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI entries of error statuses."""
+    return {
+        status: {
+            "description": meaning,
+            "content": {
+                MEDIA_TYPE: {
+                    "schema": {"$ref": "#/components/schemas/Problem"},
+                    "example": problem(code, status, meaning).model_dump(exclude_none=True),
+                }
+            },
+        }
+        for status, (code, meaning) in _MEANINGS.items()
+        if status in statuses
+    }
+
+
+def example(summary: str, **value: Any) -> dict[str, Any]:
+    """One named example of a body."""
+    return {"summary": summary, "value": value}
+
+
+class StrictRequest(Request):
+    """A request whose JSON is JSON: no NaN, and no half of a surrogate pair left in a string.
+
+    Python reads both; neither can be written again as UTF-8 JSON. A lone surrogate becomes U+FFFD,
+    as a decoder of UTF-8 would have it.
+    """
+
+    async def json(self) -> Any:
+        """The body, parsed once."""
+        if not hasattr(self, "_json"):
+            body = await self.body()
+            data = json.loads(body, parse_constant=_refuse)
+            self._json = _mended(data) if _ESCAPED_SURROGATE.search(body) else data
+        return self._json
+
+
+class StrictRoute(APIRoute):
+    """A route with strict JSON bodies: 415 for what is not declared to be JSON."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """See `APIRoute`."""
+        handle = super().get_route_handler()
+        takes_body = self.body_field is not None
+
+        async def strictly(request: Request) -> Response:
+            if takes_body and not _is_json(request):
+                given = request.headers.get("content-type", "nothing")
+                raise HTTPException(415, f"the body is declared as {given}, not as JSON")
+            return await handle(StrictRequest(request.scope, request.receive))
+
+        return strictly
+
+
+def _is_json(request: Request) -> bool:
+    message = Message()
+    message["content-type"] = request.headers.get("content-type", "")
+    kind, subtype = message.get_content_maintype(), message.get_content_subtype()
+    return kind == "application" and (subtype == "json" or subtype.endswith("+json"))
+
+
+def _refuse(constant: str) -> Any:
+    raise json.JSONDecodeError(f"{constant} is not JSON", constant, 0)
+
+
+def _mended(value: Any) -> Any:
+    if isinstance(value, str):
+        return _SURROGATE.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [_mended(v) for v in value]
+    if isinstance(value, dict):
+        return {_mended(k): _mended(v) for k, v in value.items()}
+    return value
+
+
+# FastAPI names a schema in the documentation once a route uses it; the problem is in none.
+PROBLEM_SCHEMA = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
