@@ -26,9 +26,9 @@ def open_generator(
     """Open the generator that `spec` names.
 
     `spec` is a model reference (`bundled:chat`, a path, `hf:OWNER/REPO:FILE[@REVISION]`), which
-    goes to `engine_opener`, or `remote:http://HOST:PORT/v1#MODEL`. The generator closes the engine that
-    it was given by the opener, unless `share_engine` says that others use it too. `api_key` and
-    `timeout` (seconds for one answer) are for remote servers.
+    goes to `engine_opener`, or `remote:http://HOST:PORT/v1#MODEL`. The generator closes the engine
+    that it was given by the opener, unless `share_engine` says that others use it too. `api_key`
+    and `timeout` (seconds for one answer) are for remote servers.
     """
     if spec.startswith(REMOTE_SCHEME):
         from evenhand.generator.remote import RemoteGenerator

@@ -1,9 +1,18 @@
 """Judges: a prompt and a response in, a verdict out."""
 
 from evenhand.judge.base import BaseJudge
+from evenhand.judge.baselines import MajorityJudge, StringMatchJudge
 from evenhand.judge.cache import VerdictCache
 from evenhand.judge.calibration import Calibration
 from evenhand.judge.llm import Judge
 from evenhand.judge.open import open_judge
 
-__all__ = ["BaseJudge", "Calibration", "Judge", "VerdictCache", "open_judge"]
+__all__ = [
+    "BaseJudge",
+    "Calibration",
+    "Judge",
+    "MajorityJudge",
+    "StringMatchJudge",
+    "VerdictCache",
+    "open_judge",
+]

@@ -9,6 +9,7 @@ from evenhand.engine import open_engine
 from evenhand.engine.base import Engine
 from evenhand.engine.remote import REMOTE_SCHEME, RemoteAddress
 from evenhand.judge.base import BaseJudge
+from evenhand.judge.baselines import MajorityJudge, StringMatchJudge
 from evenhand.judge.cache import VerdictCache
 from evenhand.judge.calibration import IDENTITY, Calibration
 from evenhand.judge.llm import Judge
@@ -83,8 +84,6 @@ def open_judge(
 
 
 def _open_baseline(rest: str, taxonomy: Taxonomy) -> BaseJudge:
-    from evenhand.judge.baselines import MajorityJudge, StringMatchJudge
-
     name, _, label = rest.partition("=")
     if name == "majority":
         return MajorityJudge(label or None, taxonomy)
