@@ -104,6 +104,21 @@ def _copy_tokenizer(reader: gguf.GGUFReader, writer: gguf.GGUFWriter) -> int:
     return n_vocab
 
 
+def make(folder: Path, shape: str, kind: str, vocab: Path | None) -> Path:
+    """Write a random model of a named shape into a folder.
+
+    Without a `vocab`, the tokenizer is Llama 2's where the data beside the project has it, else the
+    bundled judge's.
+    """
+    if vocab is None:
+        root = Path(__file__).resolve().parent.parent
+        beside = root.parent / "shared" / "data" / "vocab" / "llama-spm.gguf"
+        vocab = beside if beside.exists() else root / "engine" / "bundled" / "judge.gguf"
+    path = folder / f"{shape}-{kind}.gguf"
+    write(path, SHAPES[shape], kind, vocab)
+    return path
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("shape", choices=SHAPES)

@@ -6,7 +6,6 @@ batches (`step`: schedule, decode, collect). It knows tokens, not labels or temp
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import OrderedDict
@@ -21,7 +20,14 @@ from evenhand.engine.chat import ChatFormat
 from evenhand.engine.constraint import Compiler, Trie, answer_trie
 from evenhand.engine.futures import gather
 from evenhand.engine.models import ModelFile, default_cache_dir
-from evenhand.engine.native import Batch, Context, Model, library_version, supports_gpu
+from evenhand.engine.native import (
+    Batch,
+    Context,
+    Model,
+    available_cores,
+    library_version,
+    supports_gpu,
+)
 from evenhand.engine.prompt import Message, Prompt, Segment, assemble
 from evenhand.engine.scheduler import Scheduler
 from evenhand.engine.settings import EngineSettings
@@ -59,7 +65,7 @@ class LlamaEngine:
                 self._model,
                 settings,
                 n_ctx=settings.n_ctx or _default_cells(self._model),
-                n_threads=settings.n_threads or os.cpu_count() or 1,
+                n_threads=settings.n_threads or available_cores(),
             )
         except BaseException:
             self._model.close()

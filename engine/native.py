@@ -61,6 +61,13 @@ def library_version() -> str:
     return version("llama-cpp-python")
 
 
+def available_cores() -> int:
+    """Processors that this process may use: a container's share, not the whole machine."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def supports_gpu() -> bool:
     """Whether this build of llama.cpp can put layers on a GPU."""
     _start()

@@ -55,6 +55,7 @@ class Scheduler:
         self._ids = list(range(MAX_SEQUENCES))
         self._cells = context.n_ctx
         self._open = True
+        self._denied: Task | None = None  # the first prefilling task, if the last batch had no room
         self._seconds_per_task = 0.0
 
     # -- from any thread ------------------------------------------------------------------------
@@ -91,7 +92,8 @@ class Scheduler:
         """Drop what is cancelled or late, admit what fits, and fill the batch.
 
         Samples that are being decoded come first, because each costs a single token and someone
-        may be reading along; prompts share what is left of the budget.
+        may be reading along; prompts share what is left of the budget. A large trie that found no
+        room beside them goes before them in the next batch.
         """
         with self._lock:
             self._waiting.extend(self._inbox)
@@ -101,7 +103,12 @@ class Scheduler:
         batch.clear()
         decoding = [t for t in self._running if t.evaluated == len(t.tokens)]
         prefilling = [t for t in self._running if t.evaluated < len(t.tokens)]
-        return [t for t in (*decoding, *prefilling) if t.fill(batch, batch.capacity - batch.size)]
+        order = [*decoding, *prefilling]
+        if self._denied in order:
+            order.sort(key=lambda t: t is not self._denied)
+        chosen = [t for t in order if t.fill(batch, batch.capacity - batch.size)]
+        self._denied = prefilling[0] if prefilling and prefilling[0] not in chosen else None
+        return chosen
 
     def retire(self, task: Task) -> None:
         """Take a finished or failed task's sequences and cells back."""
@@ -130,14 +137,24 @@ class Scheduler:
         if task in self._running:
             self.retire(task)
         if isinstance(task, PrefixTask):
+            # Those who wait for it would only ask for it again, and fail again, for ever.
             self._pins.pop(task.tokens, None)
+            n = len(task.tokens)
+            for waiting in [t for t in self._waiting if t.tokens[:n] == task.tokens]:
+                self._waiting.remove(waiting)
+                reject(waiting.future, error)
         reject(task.future, error)
 
     def fail_all(self, error: BaseException, *, waiting: bool = False) -> None:
-        """Give up everything in the context (and in the queue), for example after a bad decode."""
+        """Give up everything in the context (and in the queue), for example after a bad decode.
+
+        Where nothing ran, admission itself failed; the queue goes too, or it would fail for ever.
+        """
+        waiting = waiting or not self._running
         for task in list(self._running):
             self.fail(task, error)
         self._pins.clear()
+        self._shares.clear()
         self._context.clear()
         self._ids = list(range(MAX_SEQUENCES))
         self._cells = self._context.n_ctx
@@ -173,11 +190,9 @@ class Scheduler:
         while self._waiting:
             task = self._waiting[0]
             prefix = self._prefix(task)
-            pin = self._pins.get(prefix) if prefix else None
-            if prefix and pin is None:
-                if not self._pin(prefix):
-                    break
-                pin = self._pins[prefix]
+            if prefix and prefix not in self._pins and not self._pin(prefix):
+                prefix = self._base(prefix)  # no room to keep more than what is kept already
+            pin = self._pins.get(prefix)
             if pin is not None and not pin.task.done:
                 # Its prefix is on the way; others need not wait for that.
                 passed.append(self._waiting.popleft())
@@ -206,23 +221,31 @@ class Scheduler:
             ),
             default=0,
         )
-        length = max(constant, known, shared if shared >= constant + MIN_SHARED else 0)
+        length = max(constant, known)
+        if shared >= length + MIN_SHARED:
+            length = shared
         return task.tokens[: min(length, len(task.tokens) - 1)]
 
     def _pin(self, prefix: tuple[int, ...]) -> bool:
         """Begin to evaluate a prefix, from the longest pin that it starts with."""
         task = PrefixTask(prefix)
-        base = max(
+        base = self._base(prefix)
+        while (full := len(self._pins) >= MAX_PINS) or not self._fits(task, len(base)):
+            # Pins that grew out of one another hold each other; only the last can go.
+            if not self._evict(keep=base) and not (full and self._evict()):
+                return False
+            base = self._base(prefix)
+        self._pins[prefix] = _Pin(task)
+        self._start(task, self._pins.get(base))
+        return True
+
+    def _base(self, prefix: tuple[int, ...]) -> tuple[int, ...]:
+        """The longest evaluated pin that a prefix starts with: () where there is none."""
+        return max(
             (p for p, pin in self._pins.items() if pin.task.done and prefix[: len(p)] == p),
             key=len,
             default=(),
         )
-        while len(self._pins) >= MAX_PINS or not self._fits(task, len(base)):
-            if not self._evict(keep=base):
-                return False
-        self._pins[prefix] = _Pin(task)
-        self._start(task, self._pins.get(base))
-        return True
 
     def _evict(self, *, keep: tuple[int, ...] = ()) -> bool:
         """Forget the pin that was least recently used and that no running task shares."""
@@ -243,10 +266,8 @@ class Scheduler:
             scoring = sum(isinstance(t, ScoreTask) for t in self._running)
             if scoring >= self._score_parallel:
                 return False
-        if task.sequences > len(self._ids):
-            return False
         keep = task.tokens[:shared]
-        while task.cells - shared > self._cells:
+        while task.cells - shared > self._cells or task.sequences > len(self._ids):
             if isinstance(task, PrefixTask) or not self._evict(keep=keep):
                 return False
         return True

@@ -34,9 +34,10 @@ class Worker:
     def _run(self) -> None:
         while True:
             self._wake.clear()
+            closing = self._closing  # read before the last steps: what came before it is done
             while self._step():
                 pass
-            if self._closing:
+            if closing:
                 break
             self._wake.wait()
         self._stop()

@@ -1,0 +1,151 @@
+"""How many tokens per second does generation give, alone and many at a time?
+
+Side by side in one run, on one model file, in alternating order: evenhand with n sequences in one
+context, llama-cpp-python one after another, and `llama-server` with n slots where it is on the
+PATH. The ceiling is the raw prefill rate: what the machine can evaluate when it waits for nothing.
+
+    python benchmarks/generate.py                       # 1, 4, 8 and 16 sequences
+    python benchmarks/generate.py --model M.gguf --gpu-layers -1 --sequences 1 8 16 32 64
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import peers
+import random_model
+import report
+
+from evenhand.engine import EngineSettings, Segment
+from evenhand.engine.engine import LlamaEngine
+from evenhand.engine.models import resolve
+from evenhand.engine.native import available_cores
+from evenhand.schemas import Sampling
+from judge import words
+
+
+def prompts(n: int, length: int, round_: int) -> list[str]:
+    """n different prompts of about `length` tokens."""
+    return [words(length, seed=1_000 * round_ + i) for i in range(n)]
+
+
+def measure(arguments: argparse.Namespace, n: int) -> dict[str, list[float]]:
+    """Generated tokens per second of each contender, one figure per round."""
+    context = max(peers.N_CTX, n * (arguments.prompt + arguments.tokens + 32))
+    sampling = Sampling(max_tokens=arguments.tokens, seed=1)
+    engine = LlamaEngine(
+        resolve(str(arguments.model)),
+        EngineSettings(
+            n_threads=arguments.threads, n_ctx=context, n_gpu_layers=arguments.gpu_layers
+        ),
+    )
+    llama = peers.plain_llama(arguments.model, arguments.threads, arguments.gpu_layers)
+
+    def evenhand(texts: Sequence[str]) -> int:
+        futures = [engine.generate(engine.encode([Segment(t)]), sampling) for t in texts]
+        return sum(len(c.tokens) for f in futures for c in f.result())
+
+    def one_at_a_time(texts: Sequence[str]) -> int:
+        total = 0
+        for text in texts:
+            reply = llama.create_completion(text, max_tokens=arguments.tokens, seed=1)
+            total += reply["usage"]["completion_tokens"]
+        return total
+
+    contenders: dict[str, Callable[[Sequence[str]], int]] = {
+        "evenhand": evenhand,
+        "llama-cpp-python": one_at_a_time,
+    }
+    server = None
+    if not arguments.no_server:
+        try:
+            server = peers.Server(
+                arguments.model,
+                arguments.threads,
+                arguments.gpu_layers,
+                slots=n,
+                context=context,
+            )
+            contenders["llama-server"] = lambda texts: server.generate(texts, arguments.tokens)
+        except FileNotFoundError as exc:
+            print(f"left out: {exc}", file=sys.stderr)
+    try:
+        rates: dict[str, list[float]] = {name: [] for name in (*contenders, "prefill")}
+        names = list(contenders)
+        for name in names:
+            contenders[name](prompts(1, arguments.prompt, 99))
+        for r in range(arguments.rounds):
+            for name in names[r % len(names) :] + names[: r % len(names)]:
+                texts = prompts(n, arguments.prompt, r)
+                started = time.perf_counter()
+                tokens = contenders[name](texts)
+                rates[name].append(tokens / (time.perf_counter() - started))
+                print(
+                    f"{n} sequences, round {r + 1}: {name} {rates[name][-1]:.1f} tokens/s",
+                    file=sys.stderr,
+                )
+            rates["prefill"].append(_prefill_rate(engine, r))
+        return rates
+    finally:
+        if server is not None:
+            server.__exit__()
+        engine.close()
+        llama.close()
+
+
+def _prefill_rate(engine: LlamaEngine, round_: int) -> float:
+    """Prompt tokens per second when all of a batch is prompt."""
+    prompt = engine.encode([Segment(words(500, seed=-1 - round_))])
+    started = time.perf_counter()
+    engine.generate(prompt, Sampling(max_tokens=1, seed=1)).result()
+    return len(prompt) / (time.perf_counter() - started)
+
+
+def main() -> None:
+    """Measure, print a table, write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, help="a GGUF file; left out, one is made")
+    parser.add_argument("--shape", default="tinyllama-1.1b", choices=random_model.SHAPES)
+    parser.add_argument("--type", default="q4_0", choices=random_model.TYPES)
+    parser.add_argument("--vocab", type=Path, help="a GGUF file with the tokenizer to use")
+    parser.add_argument("--sequences", type=int, nargs="+", default=[1, 4, 8, 16])
+    parser.add_argument("--prompt", type=int, default=32, help="tokens in a prompt")
+    parser.add_argument("--tokens", type=int, default=32, help="tokens to generate")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=available_cores())
+    parser.add_argument("--gpu-layers", type=int, default=0)
+    parser.add_argument("--no-server", action="store_true")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.model is None:
+            arguments.model = random_model.make(
+                Path(folder), arguments.shape, arguments.type, arguments.vocab
+            )
+        results: dict[int, Any] = {n: measure(arguments, n) for n in arguments.sequences}
+    rows = [
+        (
+            f"{n}: {name}",
+            report.figure(report.spread(rates), 1),
+            report.figure(report.ratios(result["evenhand"], rates)),
+        )
+        for n, result in results.items()
+        for name, rates in result.items()
+    ]
+    report.show(
+        f"Generated tokens per second, {arguments.prompt}-token prompts, "
+        f"{arguments.tokens} tokens each, {arguments.threads} threads",
+        ("sequences: way", "tokens per second", "evenhand is faster by"),
+        rows,
+    )
+    report.save(arguments.json, {"generate": results})
+
+
+if __name__ == "__main__":
+    main()

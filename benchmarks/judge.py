@@ -1,0 +1,352 @@
+"""How long does one judgement take, and how long would it take at the limit?
+
+Side by side in one run, on one model file, in alternating order: evenhand, plain outlines,
+llama-cpp-python with GBNF, `llama-server` where it is on the PATH, and the limit: the variable
+tokens alone, evaluated at the same depth behind a prefix that is already there.
+
+    python benchmarks/judge.py                      # TinyLlama-1.1B's shape, random weights
+    python benchmarks/judge.py --model M.gguf --gpu-layers -1 --parallel 1 4 16 32
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import outlines
+import peers
+import random_model
+import report
+from llama_cpp import LlamaGrammar
+
+from evenhand.engine import EngineSettings, Segment
+from evenhand.engine.engine import LlamaEngine
+from evenhand.engine.models import resolve
+from evenhand.engine.native import Batch, Context, available_cores
+from evenhand.schemas import Taxonomy
+
+WORDS = [
+    "the",
+    "a",
+    "of",
+    "to",
+    "and",
+    "in",
+    "is",
+    "was",
+    "for",
+    "on",
+    "that",
+    "with",
+    "as",
+    "at",
+    "by",
+    "from",
+    "this",
+    "have",
+    "not",
+    "are",
+    "but",
+    "had",
+    "his",
+    "they",
+    "you",
+    "were",
+    "her",
+    "all",
+    "she",
+    "there",
+    "would",
+    "their",
+    "we",
+    "him",
+    "been",
+    "has",
+    "when",
+    "who",
+    "will",
+    "more",
+    "no",
+    "if",
+    "out",
+    "so",
+    "said",
+    "what",
+    "up",
+    "its",
+    "about",
+    "into",
+    "than",
+    "them",
+    "can",
+    "only",
+    "other",
+    "new",
+    "some",
+    "could",
+    "time",
+    "these",
+    "two",
+    "may",
+    "then",
+    "do",
+]
+
+
+def words(n: int, seed: int) -> str:
+    """Common words, about one token each."""
+    return " ".join(random.Random(seed).choices(WORDS, k=n))
+
+
+class Bench:
+    """One model, one prefix length; every contender sees the same prompts."""
+
+    def __init__(self, arguments: argparse.Namespace, prefix_tokens: int):
+        self.taxonomy = Taxonomy.load("qos")
+        self.answers = list(self.taxonomy.answers().values())
+        self.schema = self.taxonomy.json_schema()
+        self.prefix = words(prefix_tokens - 8, seed=prefix_tokens) + "\n"
+        self.tail = "\nThe label as JSON:\n"
+        self.threads = arguments.threads
+        self.model = arguments.model
+        self.gpu_layers = arguments.gpu_layers
+        self.variable = arguments.variable
+        self._engine = LlamaEngine(
+            resolve(str(self.model)),
+            EngineSettings(
+                n_threads=self.threads,
+                n_ctx=peers.N_CTX,
+                n_gpu_layers=self.gpu_layers,
+                score_parallel=1,
+            ),
+        )
+        self._llama = peers.plain_llama(self.model, self.threads, self.gpu_layers)
+        self._grammar = LlamaGrammar.from_json_schema(json.dumps(self.schema), verbose=False)
+        self._outlines: Any = None
+        self._limit = _Limit(self._engine, self.prefix, self.threads)
+
+    def segments(self, item: str) -> list[Segment]:
+        """Constant prefix, variable text, constant tail."""
+        return [
+            Segment(self.prefix, control=True, constant=True),
+            Segment(item),
+            Segment(self.tail, control=True, constant=True),
+        ]
+
+    def evenhand(self, item: str) -> None:
+        """One exact verdict's scores."""
+        self._engine.score(
+            self._engine.encode(self.segments(item)), self.answers, self.schema
+        ).result()
+
+    def limit(self, item: str) -> None:
+        """The variable tokens (text and tail), and nothing else."""
+        prompt = self._engine.encode(self.segments(item))
+        self._limit.run(prompt.tokens[prompt.prefix :])
+
+    def outlines(self, item: str) -> None:
+        """`from_llamacpp` + `Generator`, temperature 0."""
+        if self._outlines is None:
+            model = outlines.from_llamacpp(
+                peers.plain_llama(self.model, self.threads, self.gpu_layers), chat_mode=False
+            )
+            self._outlines = outlines.Generator(model, self.taxonomy.answer_model)
+        self._outlines(
+            self.prefix + item + self.tail, temperature=0.0, max_tokens=peers.ANSWER_TOKENS
+        )
+
+    def gbnf(self, item: str) -> None:
+        """`create_completion` with a grammar; it keeps the common prefix by itself."""
+        self._llama.create_completion(
+            self.prefix + item + self.tail,
+            grammar=self._grammar,
+            temperature=0.0,
+            max_tokens=peers.ANSWER_TOKENS,
+        )
+
+    def variable_tokens(self) -> int:
+        """Variable tokens in one item."""
+        prompt = self._engine.encode(self.segments(words(self.variable, 0)))
+        return len(prompt) - prompt.prefix
+
+    def close(self) -> None:
+        """Free every model."""
+        self._limit.close()
+        self._engine.close()
+        self._llama.close()
+
+
+class _Limit:
+    """Raw prefill behind a prefix, in a context of its own."""
+
+    def __init__(self, engine: LlamaEngine, prefix: str, threads: int):
+        model = engine._model
+        settings = EngineSettings(n_ctx=peers.N_CTX)
+        self._context = Context(model, settings, n_ctx=peers.N_CTX, n_threads=threads)
+        self._batch = Batch(self._context.n_batch)
+        self._prefix = engine.encode([Segment(prefix, control=True, constant=True)]).tokens
+        self._batch.add(self._prefix, range(len(self._prefix)), (0,))
+        self._context.decode(self._batch)
+
+    def run(self, tokens: tuple[int, ...]) -> None:
+        n = len(self._prefix)
+        self._context.copy(0, 1, n)
+        self._batch.clear()
+        self._batch.add(tokens, range(n, n + len(tokens)), (1,), outputs=slice(-1, None))
+        self._context.decode(self._batch)
+        self._context.logits(len(tokens) - 1)
+        self._context.remove(1)
+
+    def close(self) -> None:
+        self._context.close()
+
+
+def measure(arguments: argparse.Namespace, prefix: int) -> dict[str, Any]:
+    """Seconds per item of each contender, a list with one mean per round."""
+    bench = Bench(arguments, prefix)
+    contenders: dict[str, Callable[[str], Any]] = {
+        "limit": bench.limit,
+        "evenhand": bench.evenhand,
+        "outlines": bench.outlines,
+        "GBNF": bench.gbnf,
+    }
+    server = None
+    if not arguments.no_server:
+        try:
+            server = peers.Server(
+                arguments.model, arguments.threads, arguments.gpu_layers, slots=1,
+                context=peers.N_CTX,
+            )  # fmt: skip
+            contenders["llama-server"] = lambda item: server.judge(
+                bench.prefix + item + bench.tail, bench.schema
+            )
+        except FileNotFoundError as exc:
+            print(f"left out: {exc}", file=sys.stderr)
+    try:
+        for i, run in enumerate(contenders.values()):
+            run(words(arguments.variable, 10_000 + i))  # compiles, pins, warms caches
+        seconds: dict[str, list[float]] = {name: [] for name in contenders}
+        names = list(contenders)
+        for r in range(arguments.rounds):
+            for name in names[r % len(names) :] + names[: r % len(names)]:
+                items = [words(arguments.variable, 100 * r + i) for i in range(arguments.items)]
+                started = time.perf_counter()
+                for item in items:
+                    contenders[name](item)
+                seconds[name].append((time.perf_counter() - started) / len(items))
+                print(f"prefix {prefix}, round {r + 1}: {name} {seconds[name][-1]:.3f} s/item",
+                      file=sys.stderr)  # fmt: skip
+        return {"prefix": prefix, "variable": bench.variable_tokens(), "seconds": seconds}
+    finally:
+        if server is not None:
+            server.__exit__()
+        bench.close()
+
+
+def measure_parallel(arguments: argparse.Namespace, prefix: int) -> dict[str, Any]:
+    """Items per second with several items in one decode, against one at a time."""
+    rates: dict[int, list[float]] = {n: [] for n in arguments.parallel}
+    for _ in range(arguments.rounds):
+        for n in arguments.parallel:
+            engine = LlamaEngine(
+                resolve(str(arguments.model)),
+                EngineSettings(
+                    n_threads=arguments.threads,
+                    n_ctx=max(peers.N_CTX, prefix + n * (arguments.variable + 64) + 512),
+                    n_gpu_layers=arguments.gpu_layers,
+                    n_batch=8_192,
+                    n_ubatch=2_048,
+                    score_parallel=n,
+                    queue=1_000,
+                ),
+            )
+            taxonomy = Taxonomy.load("qos")
+            answers, schema = list(taxonomy.answers().values()), taxonomy.json_schema()
+            text = words(prefix - 8, seed=prefix) + "\n"
+
+            def submit(seed: int, engine: LlamaEngine = engine, text: str = text) -> Any:
+                item = Segment(words(arguments.variable, seed))
+                head = Segment(text, control=True, constant=True)
+                return engine.score(engine.encode([head, item]), answers, schema)
+
+            submit(-1).result()
+            count = max(arguments.items, 2 * n)
+            started = time.perf_counter()
+            for future in [submit(seed) for seed in range(count)]:
+                future.result()
+            rates[n].append(count / (time.perf_counter() - started))
+            engine.close()
+    return {"prefix": prefix, "items_per_second": rates}
+
+
+def main() -> None:
+    """Measure, print tables, write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, help="a GGUF file; left out, one is made")
+    parser.add_argument("--shape", default="tinyllama-1.1b", choices=random_model.SHAPES)
+    parser.add_argument("--type", default="q4_0", choices=random_model.TYPES)
+    parser.add_argument("--vocab", type=Path, help="a GGUF file with the tokenizer to use")
+    parser.add_argument("--prefix", type=int, nargs="+", default=[250, 1_200])
+    parser.add_argument("--variable", type=int, default=160, help="words in one item")
+    parser.add_argument("--items", type=int, default=4, help="items per round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=available_cores())
+    parser.add_argument("--gpu-layers", type=int, default=0)
+    parser.add_argument("--parallel", type=int, nargs="*", default=[], help="items in one decode")
+    parser.add_argument("--no-server", action="store_true")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.model is None:
+            arguments.model = random_model.make(
+                Path(folder), arguments.shape, arguments.type, arguments.vocab
+            )
+        results = [measure(arguments, prefix) for prefix in arguments.prefix]
+        parallel = (
+            [measure_parallel(arguments, prefix) for prefix in arguments.prefix]
+            if arguments.parallel
+            else []
+        )
+    for result in results:
+        seconds = result["seconds"]
+        report.show(
+            f"Seconds per judgement: {result['prefix']}-token prefix, "
+            f"{result['variable']} variable tokens, {arguments.threads} threads",
+            ("way", "s per item", "times the limit", "evenhand is faster by"),
+            [
+                (
+                    name,
+                    report.figure(report.spread(values), 3),
+                    report.figure(report.ratios(values, seconds["limit"])),
+                    report.figure(report.ratios(values, seconds["evenhand"])),
+                )
+                for name, values in seconds.items()
+            ],
+        )
+    for result in parallel:
+        rates = result["items_per_second"]
+        one = rates[arguments.parallel[0]]
+        report.show(
+            f"Judgements per second, several in one decode: {result['prefix']}-token prefix",
+            ("in one decode", "per second", f"times {arguments.parallel[0]} at a time"),
+            [
+                (
+                    str(n),
+                    report.figure(report.spread(values), 1),
+                    report.figure(report.ratios(values, one)),
+                )
+                for n, values in rates.items()
+            ],
+        )
+    report.save(arguments.json, {"judge": results, "parallel": parallel})
+
+
+if __name__ == "__main__":
+    main()
