@@ -21,13 +21,13 @@ from typing import Any
 import peers
 import random_model
 import report
+from texts import words
 
 from evenhand.engine import EngineSettings, Segment
 from evenhand.engine.engine import LlamaEngine
 from evenhand.engine.models import resolve
 from evenhand.engine.native import available_cores
 from evenhand.schemas import Sampling
-from judge import words
 
 
 def prompts(n: int, length: int, round_: int) -> list[str]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 import sys
 import tempfile
 import time
@@ -25,84 +24,13 @@ import peers
 import random_model
 import report
 from llama_cpp import LlamaGrammar
+from texts import words
 
 from evenhand.engine import EngineSettings, Segment
 from evenhand.engine.engine import LlamaEngine
 from evenhand.engine.models import resolve
 from evenhand.engine.native import Batch, Context, available_cores
 from evenhand.schemas import Taxonomy
-
-WORDS = [
-    "the",
-    "a",
-    "of",
-    "to",
-    "and",
-    "in",
-    "is",
-    "was",
-    "for",
-    "on",
-    "that",
-    "with",
-    "as",
-    "at",
-    "by",
-    "from",
-    "this",
-    "have",
-    "not",
-    "are",
-    "but",
-    "had",
-    "his",
-    "they",
-    "you",
-    "were",
-    "her",
-    "all",
-    "she",
-    "there",
-    "would",
-    "their",
-    "we",
-    "him",
-    "been",
-    "has",
-    "when",
-    "who",
-    "will",
-    "more",
-    "no",
-    "if",
-    "out",
-    "so",
-    "said",
-    "what",
-    "up",
-    "its",
-    "about",
-    "into",
-    "than",
-    "them",
-    "can",
-    "only",
-    "other",
-    "new",
-    "some",
-    "could",
-    "time",
-    "these",
-    "two",
-    "may",
-    "then",
-    "do",
-]
-
-
-def words(n: int, seed: int) -> str:
-    """Common words, about one token each."""
-    return " ".join(random.Random(seed).choices(WORDS, k=n))
 
 
 class Bench:
@@ -252,6 +180,9 @@ def measure(arguments: argparse.Namespace, prefix: int) -> dict[str, Any]:
 
 def measure_parallel(arguments: argparse.Namespace, prefix: int) -> dict[str, Any]:
     """Items per second with several items in one decode, against one at a time."""
+    taxonomy = Taxonomy.load("qos")
+    answers, schema = list(taxonomy.answers().values()), taxonomy.json_schema()
+    head = Segment(words(prefix - 8, seed=prefix) + "\n", control=True, constant=True)
     rates: dict[int, list[float]] = {n: [] for n in arguments.parallel}
     for _ in range(arguments.rounds):
         for n in arguments.parallel:
@@ -267,19 +198,14 @@ def measure_parallel(arguments: argparse.Namespace, prefix: int) -> dict[str, An
                     queue=1_000,
                 ),
             )
-            taxonomy = Taxonomy.load("qos")
-            answers, schema = list(taxonomy.answers().values()), taxonomy.json_schema()
-            text = words(prefix - 8, seed=prefix) + "\n"
-
-            def submit(seed: int, engine: LlamaEngine = engine, text: str = text) -> Any:
-                item = Segment(words(arguments.variable, seed))
-                head = Segment(text, control=True, constant=True)
-                return engine.score(engine.encode([head, item]), answers, schema)
-
-            submit(-1).result()
             count = max(arguments.items, 2 * n)
+            prompts = [
+                engine.encode([head, Segment(words(arguments.variable, seed))])
+                for seed in range(count + 1)
+            ]
+            engine.score(prompts.pop(), answers, schema).result()  # compiles and pins
             started = time.perf_counter()
-            for future in [submit(seed) for seed in range(count)]:
+            for future in [engine.score(prompt, answers, schema) for prompt in prompts]:
                 future.result()
             rates[n].append(count / (time.perf_counter() - started))
             engine.close()
