@@ -57,8 +57,8 @@ class ChatFormat:
         """
         try:
             rendered = self._render(messages)
-        except jinja2.TemplateError:
-            if messages[0].role != "system" or len(messages) < 2:
+        except ModelFileError:
+            if len(messages) < 2 or messages[0].role != "system":
                 raise
             messages = _without_system(messages)
             rendered = self._render(messages)
@@ -91,8 +91,6 @@ class ChatFormat:
                 add_generation_prompt=True,
                 **self._tokens,
             )
-        except jinja2.TemplateError:
-            raise
         except Exception as exc:  # a stranger's program may fail in any way
             raise ModelFileError(
                 f"the model's chat template failed: {type(exc).__name__}: {exc}",

@@ -21,6 +21,7 @@ from evenhand.engine.constraint import Compiler, Trie, answer_trie
 from evenhand.engine.futures import gather
 from evenhand.engine.models import ModelFile, default_cache_dir
 from evenhand.engine.native import (
+    MAX_SEQUENCES,
     Batch,
     Context,
     Model,
@@ -29,14 +30,13 @@ from evenhand.engine.native import (
     supports_gpu,
 )
 from evenhand.engine.prompt import Message, Prompt, Segment, assemble
-from evenhand.engine.scheduler import Scheduler
+from evenhand.engine.scheduler import MAX_PINS, Scheduler
 from evenhand.engine.settings import EngineSettings
 from evenhand.engine.task import MAX_OUTPUTS, GenerateTask, ScoreTask, Task
 from evenhand.engine.tokens import Tokenizer
 from evenhand.engine.worker import Worker
 from evenhand.schemas.errors import (
     ConstraintError,
-    EvenhandError,
     InputTooLong,
     InvalidInput,
     Unavailable,
@@ -71,16 +71,17 @@ class LlamaEngine:
             self._model.close()
             raise
         self._tokenizer = Tokenizer(self._model)
+        context = min(self._model.n_ctx_train or self._context.n_ctx, self._context.n_ctx)
         self._info = ModelInfo(
             name=model.reference,
             sha256=model.sha256,
-            context=min(self._model.n_ctx_train or self._context.n_ctx, self._context.n_ctx),
+            context=context,
             description=self._model.description,
             settings={
                 "flash_attention": settings.flash_attention,
                 "cache_type": settings.cache_type,
                 "gpu": gpu,
-                "context": min(self._model.n_ctx_train, self._context.n_ctx),
+                "context": context,
                 "llama_cpp_python": library_version(),
             },
             metadata=self._model.metadata,
@@ -136,7 +137,8 @@ class LlamaEngine:
     @cached_property
     def _chat(self) -> ChatFormat:
         def spelled(token: int) -> str:
-            return "" if token < 0 else self._model.piece(token, special=True).decode()
+            piece = b"" if token < 0 else self._model.piece(token, special=True)
+            return piece.decode("utf-8", "replace")
 
         return ChatFormat(
             self._model.chat_template,
@@ -223,6 +225,11 @@ class LlamaEngine:
             if (known := self._tries.get(key)) is not None:
                 self._tries.move_to_end(key)
                 return known
+        if len(answers) > MAX_SEQUENCES - MAX_PINS:  # more would wait for sequences for ever
+            raise ConstraintError(
+                f"there are {len(answers)} answers, and at most {MAX_SEQUENCES - MAX_PINS} fit",
+                hint="Use fewer labels.",
+            )
         trie = answer_trie(answers, self._compiler.compile(schema), self._tokenizer.encode)
         if len(trie.nodes) >= min(MAX_OUTPUTS, self._context.n_batch):
             raise ConstraintError(
@@ -248,7 +255,7 @@ class LlamaEngine:
         for task in tasks:
             try:
                 task.collect(self._context)
-            except EvenhandError as exc:
+            except Exception as exc:  # a caller's callback may raise anything
                 self._scheduler.fail(task, exc)
             else:
                 if task.done:

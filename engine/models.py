@@ -21,6 +21,7 @@ Progress = Callable[[str], None]
 
 _HUB = re.compile(r"hf:(?P<repo>[^/:@\s]+/[^/:@\s]+):(?P<file>[^:@\s]+)(?:@(?P<revision>\S+))?")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
+_HASH = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 2**20
 
 
@@ -70,10 +71,7 @@ def resolve(
     elif reference.startswith("hf:"):
         path, revision = _from_hub(reference, offline=offline, say=say)
     else:
-        path = Path(reference).expanduser()
-        if not path.is_file():
-            what = "is a folder" if path.is_dir() else "does not exist"
-            raise ModelNotFound(f"the model file {reference!r} {what}")
+        path = _local(reference)
     try:
         gguf.check(path)
         sha256 = _sha256(path, cache_dir or default_cache_dir(), say)
@@ -83,6 +81,17 @@ def resolve(
             hint="Check the file's permissions.",
         ) from exc
     return ModelFile(reference, path, sha256, revision)
+
+
+def _local(reference: str) -> Path:
+    try:
+        path = Path(reference).expanduser()
+        if path.is_file():
+            return path
+        what = "is a folder" if path.is_dir() else "does not exist"
+    except (OSError, RuntimeError) as exc:  # a name too long, a folder closed to us, no such ~user
+        what = f"cannot be reached: {exc}"
+    raise ModelNotFound(f"the model file {reference!r} {what}")
 
 
 def _from_hub(reference: str, *, offline: bool, say: Progress) -> tuple[Path, str]:
@@ -102,7 +111,7 @@ def _from_hub(reference: str, *, offline: bool, say: Progress) -> tuple[Path, st
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import (
         EntryNotFoundError,
-        HfHubHTTPError,
+        HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -138,7 +147,12 @@ def _from_hub(reference: str, *, offline: bool, say: Progress) -> tuple[Path, st
             f"{match['repo']} has no {match['file']} at revision {match['revision'] or 'main'}",
             hint="Look at the repository's list of files.",
         ) from exc
-    except (HfHubHTTPError, OSError) as exc:
+    except HFValidationError as exc:
+        raise ModelNotFound(
+            f"{reference!r} is not a hub reference: {exc}",
+            hint="Check the owner's and the model's name.",
+        ) from exc
+    except Exception as exc:  # whichever HTTP client the hub's library uses has errors of its own
         raise RemoteError(f"downloading {reference} failed: {exc}") from exc
     # The hub's cache is laid out as snapshots/COMMIT/FILE.
     depth = len(Path(match["file"]).parts)
@@ -153,9 +167,9 @@ def _sha256(path: Path, cache_dir: Path, say: Progress) -> str:
     known: dict[str, str] = {}
     try:
         known = json.loads(memory.read_text(encoding="utf-8"))
-        if isinstance(found := known.get(key), str):
+        if _HASH.fullmatch(found := known.get(key, "")):
             return found
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, TypeError):
         known = {}  # no memory, or a damaged one: hash again
     if stat.st_size > 2**28:
         say(f"hashing {path.name} ({stat.st_size / 2**30:.1f} GiB)")

@@ -186,22 +186,23 @@ class Scheduler:
         self._waiting = deque(t for t in self._waiting if not stale(t))
 
     def _admit(self) -> None:
-        passed: deque[Task] = deque()
-        while self._waiting:
-            task = self._waiting[0]
-            prefix = self._prefix(task)
-            if prefix and prefix not in self._pins and not self._pin(prefix):
-                prefix = self._base(prefix)  # no room to keep more than what is kept already
-            pin = self._pins.get(prefix)
-            if pin is not None and not pin.task.done:
-                # Its prefix is on the way; others need not wait for that.
-                passed.append(self._waiting.popleft())
-                continue
-            if not self._fits(task, len(prefix)):
-                break
-            self._waiting.popleft()
-            self._start(task, pin)
-        self._waiting.extendleft(reversed(passed))
+        passed: list[Task] = []
+        try:
+            while self._waiting:
+                task = self._waiting[0]
+                prefix = self._prefix(task)
+                if prefix and prefix not in self._pins and not self._pin(prefix):
+                    prefix = self._base(prefix)  # no room to keep more than what is kept already
+                pin = self._pins.get(prefix)
+                if pin is not None and not pin.task.done:
+                    # Its prefix is on the way; others need not wait for that.
+                    passed.append(self._waiting.popleft())
+                    continue
+                if not self._fits(task, len(prefix)):
+                    break
+                self._start(self._waiting.popleft(), pin)
+        finally:
+            self._waiting.extendleft(reversed(passed))
 
     def _prefix(self, task: Task) -> tuple[int, ...]:
         """The beginning of a task's tokens that is worth sharing: () where there is none.
@@ -273,6 +274,7 @@ class Scheduler:
         return True
 
     def _start(self, task: Task, pin: _Pin | None) -> None:
+        self._running.append(task)  # first, so that a failure below reaches whoever waits
         task.ids = tuple(self._ids[: task.sequences])
         del self._ids[: task.sequences]
         if pin is not None:
@@ -284,7 +286,6 @@ class Scheduler:
             self._shares[task] = pin
             self._pins.move_to_end(pin.task.tokens)
         self._cells -= task.cells
-        self._running.append(task)
 
 
 def _common(a: tuple[int, ...], b: tuple[int, ...]) -> int:

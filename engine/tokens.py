@@ -63,7 +63,9 @@ class Tokenizer:
         """The vocabulary as outlines_core wants it: bytes to ids, control tokens left out."""
         ids: dict[bytes, list[int]] = {}
         for token, piece in enumerate(self.pieces):
-            if piece and token not in self.ends and not self._model.is_control(token):
+            if not piece or token == self.end or token in self.ends:
+                continue
+            if not self._model.is_control(token):
                 ids.setdefault(piece, []).append(token)
         return Vocabulary(self.end, ids)
 
@@ -95,10 +97,11 @@ class TextStream:
         if self.stopped:
             return ""
         pending = self._held + self._decoder.decode(piece, final)
-        found = [(at, stop) for stop in self._stops if (at := pending.find(stop)) >= 0]
+        # The stop that ends first counts, as if the text had come character by character.
+        found = [(at + len(s), at) for s in self._stops if (at := pending.find(s)) >= 0]
         if found:
             self.stopped = True
-            ready, self._held = pending[: min(found)[0]], ""
+            ready, self._held = pending[: min(found)[1]], ""
         else:
             keep = 0 if final else self._overlap(pending)
             ready, self._held = pending[: len(pending) - keep], pending[len(pending) - keep :]
