@@ -88,20 +88,21 @@ $(DONE)/build: locks/build.txt | $(BIN)/python
 
 $(DONE)/cmake-args: | $(DONE)/build
 	@printf '%s\n' '$(GIVEN_ARGS)' > $@
+	@$(PIP) uninstall --quiet --yes llama-cpp-python 2>/dev/null
 
 $(DONE)/service: locks/service.txt locks/llama_cpp.cmake $(DONE)/cmake-args | $(DONE)/build
 	@for tool in "$${CC:-cc}" "$${CXX:-c++}"; do command -v $${tool%% *} >/dev/null || { \
 		echo "evenhand compiles llama.cpp, and there is no $$tool on the PATH. On Debian and Ubuntu: apt install build-essential;" \
 		"on macOS: xcode-select --install; or set CC and CXX." >&2; exit 1; }; done
-	@echo "Installing what evenhand runs on. The first time this compiles llama.cpp: about a minute on four cores, two on two."
-	@args="$$(cat $(DONE)/cmake-args)"; set -e; \
-		test -z "$$args" || { uncached=--no-cache-dir; $(PIP) uninstall --quiet --yes llama-cpp-python; }; \
-		set -x; CMAKE_ARGS="$(LLAMA_ARGS) $$args" $(PIP) install --progress-bar off $$uncached \
+	@echo "Installing what evenhand runs on; llama.cpp compiles in about a minute on four cores, two on two."
+	@args="$$(cat $(DONE)/cmake-args)"; if [ -n "$$args" ]; then uncached=--no-cache-dir; \
+		echo "llama.cpp is built with $$args; to return to the plain build: make $(MAKECMDGOALS) CMAKE_ARGS="; fi; \
+		CMAKE_ARGS="$(LLAMA_ARGS) $$args" $(PIP) install --progress-bar off $$uncached \
 		--no-build-isolation --require-hashes -r locks/service.txt
 	@touch $@
 
 $(DONE)/project: pyproject.toml $(DONE)/service
-	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	PYTHONWARNINGS=ignore $(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@mkdir -p $(VENV)/types/evenhand && for folder in schemas prompts engine generator judge audit api training; do \
 		ln -sfn "$(CURDIR)/$$folder" $(VENV)/types/evenhand/$$folder; done
 	@touch $@
