@@ -36,11 +36,17 @@ class Recipe:
     warmup: float = 0.05
     decay: float = 0.05
     dropout: float = 0.05
-    text_share: float = 0.5  # of the run, in which text other than the answer is learned as well
+    text_share: float = 0.4  # of the run, in which text other than the answer is learned as well
     text_weight: float = 1.0
     average_from: float = 0.75  # of the run, from where weights are averaged
     smoothing: float = 0.0
-    muon: bool = True
+
+    def rate(self, done: float) -> float:
+        """Learning rate after a fraction `done` of the run: a short rise, then a cosine fall."""
+        if done < self.warmup:
+            return self.peak * max(done / self.warmup, 0.01)
+        fall = (done - self.warmup) / (1 - self.warmup)
+        return self.peak * (0.02 + 0.49 * (1 + math.cos(math.pi * fall)))
 
 
 def batches(examples: Sequence[Example], size: int, rng: random.Random) -> list[list[Example]]:
@@ -64,33 +70,18 @@ def _tensors(batch: Sequence[Example]) -> tuple[Tensor, Tensor]:
     return ids, mask[:, 1:]
 
 
-def _optimizers(model: Llama, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the blocks' matrices where asked for (see LOG.md), AdamW for all else."""
-    inner = [p for p in model.blocks.parameters() if p.dim() >= 2]
+def _optimizer(model: Llama, recipe: Recipe) -> torch.optim.Optimizer:
     flat = [p for p in model.parameters() if p.dim() < 2]
-    adam = [
-        {"params": [model.embedding.weight], "weight_decay": recipe.decay},
-        {"params": flat, "weight_decay": 0.0},
-    ]
-    if not recipe.muon:
-        adam[0]["params"] = [model.embedding.weight, *inner]
-        return [torch.optim.AdamW(adam, lr=recipe.peak, betas=(0.9, 0.97))]
-    # "match_rms_adamw" scales Muon's steps so that both take the same learning rate.
-    muon = torch.optim.Muon(
-        inner,
-        lr=recipe.peak,
-        weight_decay=recipe.decay,
-        momentum=0.95,
-        adjust_lr_fn="match_rms_adamw",
-    )
-    return [torch.optim.AdamW(adam, lr=recipe.peak, betas=(0.9, 0.97)), muon]
+    wide = [p for p in model.parameters() if p.dim() >= 2]
+    groups = [{"params": wide, "weight_decay": recipe.decay}, {"params": flat, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=recipe.peak, betas=(0.9, 0.97))
 
 
 def train(name: str, shape: Shape, examples: Sequence[Example], recipe: Recipe) -> Llama:
     """Train one model on one pass over `examples`; returns the averaged weights."""
     torch.manual_seed(recipe.seed)
     model = Llama(shape, recipe.dropout)
-    optimizers = _optimizers(model, recipe)
+    optimizer = _optimizer(model, recipe)
     plan = batches(examples, recipe.batch_tokens, random.Random(recipe.seed))
     total, tokens, began = len(plan), 0, time.perf_counter()
     average: dict[str, Tensor] = {}
@@ -105,18 +96,8 @@ def train(name: str, shape: Shape, examples: Sequence[Example], recipe: Recipe) 
         task = progress.add_task(name, total=total)
         for step, batch in enumerate(plan):
             done = step / total
-            rate = (
-                min(1.0, done / recipe.warmup)
-                if done < recipe.warmup
-                else (
-                    0.02
-                    + 0.98
-                    * 0.5
-                    * (1 + math.cos(math.pi * (done - recipe.warmup) / (1 - recipe.warmup)))
-                )
-            )
-            for group in (g for o in optimizers for g in o.param_groups):
-                group["lr"] = recipe.peak * max(rate, 0.01)
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.rate(done)
             ids, mask = _tensors(batch)
             with torch.autocast("cpu", torch.bfloat16):
                 hidden = model(ids[:, :-1])
@@ -136,8 +117,7 @@ def train(name: str, shape: Shape, examples: Sequence[Example], recipe: Recipe) 
             model.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            for optimizer in optimizers:
-                optimizer.step()
+            optimizer.step()
             tokens += ids.numel()
             if done >= recipe.average_from:
                 averaged += 1
@@ -147,9 +127,10 @@ def train(name: str, shape: Shape, examples: Sequence[Example], recipe: Recipe) 
                     else:
                         average[key] = weight.clone()
             speed = tokens / (time.perf_counter() - began)
-            progress.update(
-                task, advance=1, description=f"{name} loss {answer_loss:.3f} {speed:,.0f} tokens/s"
-            )
+            state = f"{name} loss {answer_loss:.3f} {speed:,.0f} tokens/s"
+            progress.update(task, advance=1, description=state)
+            if not progress.console.is_terminal and step % (total // 20 + 1) == 0:
+                print(f"{step}/{total} {state}", flush=True)
     model.load_state_dict(average)
     return model.eval()
 

@@ -1,0 +1,155 @@
+"""Tokenizer, model and GGUF agree: the same ids and the same logits in torch and in llama.cpp."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from evenhand.training import data
+from evenhand.training.rows import LABELS, Dialogue, Row, answer
+
+torch = pytest.importorskip("torch", reason="needs the `train` extra")
+gguf = pytest.importorskip("gguf", reason="needs the `train` extra")
+pytest.importorskip("tokenizers", reason="needs the `train` extra")
+
+from evenhand.training import encode, export, train  # noqa: E402
+from evenhand.training import tokenizer as tok  # noqa: E402
+from evenhand.training.model import Llama, Shape  # noqa: E402
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+ODD = [
+    "",
+    " ",
+    "<|bos|> <|verdict|>",
+    "naïve café",
+    "مرحبا",
+    "🙂‍↕️",
+    "\x00\x01",
+    "a\n\n\n b",
+    "don't I'll",
+]
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[Row]:
+    return list(itertools.islice(data.stream(5), 400))
+
+
+@pytest.fixture(scope="module")
+def bpe(rows: list[Row]) -> Tokenizer:
+    return tok.train([t for r in rows for t in (r.prompt, r.response, answer(r.label))], 1024)
+
+
+@pytest.fixture(scope="module")
+def model() -> Llama:
+    torch.manual_seed(3)
+    # Larger weights than at the start of training, so that attention and rotation matter.
+    model = Llama(Shape(width=64, layers=2, heads=2, hidden=128, vocab=1024)).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() == 2:
+                weight.normal_(std=0.2)
+    return model
+
+
+@pytest.fixture(scope="module")
+def judge_file(model: Llama, bpe: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("gguf") / "judge.gguf"
+    export.export(model, bpe, path, "test judge", "random weights", judge=True)
+    return path
+
+
+def test_bytes_and_control_tokens_are_there(bpe: Tokenizer) -> None:
+    vocabulary = tok.vocabulary(bpe)
+    assert len(vocabulary) == 1024
+    assert tuple(vocabulary[: len(tok.CONTROL)]) == tok.CONTROL
+    assert vocabulary[tok.VERDICT] == "<|verdict|>"
+    for text in [chr(i) for i in range(0x250)] + ODD:
+        assert bpe.decode(bpe.encode(text).ids, skip_special_tokens=False) == text
+
+
+def test_text_never_becomes_a_control_token(bpe: Tokenizer) -> None:
+    for text in (*tok.CONTROL, "".join(tok.CONTROL), "x<|eos|>y"):
+        assert min(bpe.encode(text).ids) >= len(tok.CONTROL)
+
+
+def test_every_merge_makes_a_known_piece(bpe: Tokenizer) -> None:
+    vocabulary = set(tok.vocabulary(bpe))
+    assert all("".join(rule.split(" ")) in vocabulary for rule in tok.merges(bpe))
+
+
+def test_judge_rows_end_in_their_answer(bpe: Tokenizer, rows: list[Row]) -> None:
+    for row, example in zip(rows, encode.judge(bpe, rows), strict=True):
+        assert example.ids[0] == tok.BOS
+        assert example.ids[-1] == tok.EOS
+        assert example.ids[example.start - 1] == tok.VERDICT
+        assert bpe.decode(list(example.ids[example.start : -1])) == answer(row.label)
+        assert len(example.ids) <= encode.CONTEXT
+
+
+def test_long_responses_keep_head_and_tail(bpe: Tokenizer) -> None:
+    row = Row("Count.", " ".join(map(str, range(3000))), "helpful_answer", "test")
+    (example,) = encode.judge(bpe, [row], context=200)
+    text = bpe.decode(list(example.ids))
+    assert len(example.ids) <= 200
+    assert "0 1 2" in text
+    assert encode.CUT in text
+    assert "2999" in text
+
+
+def test_chat_layout_is_the_template(bpe: Tokenizer) -> None:
+    (example,) = encode.chat(bpe, [Dialogue("Be kind.", "Hi", "Hello.", "test")])
+    assert (
+        bpe.decode(list(example.ids), skip_special_tokens=False)
+        == "<|bos|><|system|>Be kind.<|end|><|user|>Hi<|end|><|assistant|>Hello.<|end|>"
+    )
+
+
+def test_training_lowers_the_loss_and_repeats(bpe: Tokenizer, rows: list[Row]) -> None:
+    shape = Shape(width=64, layers=1, heads=2, hidden=64, vocab=1024)
+    examples = encode.judge(bpe, [r for r in rows if len(r.response) < 200][:60])
+    models = [train.train("test", shape, examples, train.Recipe(batch_tokens=512)) for _ in "ab"]
+    scores = [train.label_scores(m, bpe, rows[:20]) for m in models]
+    assert torch.equal(*scores)
+    # A uniform guess over the vocabulary would cost log(1024) for each of about eight tokens.
+    assert -scores[0].mean() < 8 * math.log(1024)
+
+
+def test_file_says_what_the_engine_reads(judge_file: Path) -> None:
+    fields = gguf.GGUFReader(judge_file).fields
+    for key, value in {
+        "general.architecture": "llama",
+        "general.license": "MIT",
+        "tokenizer.ggml.model": "gpt2",
+        "evenhand.judge.template": "compact",
+        "evenhand.judge.taxonomy": "qos",
+    }.items():
+        assert fields[key].contents() == value
+    assert fields["tokenizer.ggml.eos_token_id"].contents() == tok.EOS
+    assert fields["tokenizer.ggml.add_bos_token"].contents() is True
+
+
+def test_llama_cpp_reads_the_same_ids_and_logits(
+    judge_file: Path, model: Llama, bpe: Tokenizer, rows: list[Row]
+) -> None:
+    pytest.importorskip("llama_cpp")
+    from evenhand.training.evaluate import Scorer
+
+    scorer = Scorer(judge_file, threads=2)
+    for text in [t for r in rows for t in (r.prompt, r.response)] + ODD:
+        assert scorer.text(text) == bpe.encode(text, add_special_tokens=False).ids
+    sample = [r for r in rows if len(r.response) < 400][:12]
+    ours = train.label_scores(model, bpe, sample).double().numpy()
+    theirs = [scorer.scores(r.prompt, r.response) for r in sample]
+    for row, mine, other in zip(sample, ours, theirs, strict=True):
+        head = scorer.head(row.prompt, row.response)
+        assert tuple(head) == encode.judge(bpe, [row])[0].ids[: len(head)]
+        # Q8_0 rounds weights and activations: sums over eight tokens differ by about a tenth.
+        assert abs(mine - other).max() < 0.02 * abs(mine).max(), (mine, other)
+    assert len(LABELS) == len(ours[0])
