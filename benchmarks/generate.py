@@ -4,29 +4,23 @@ Side by side in one run, on one model file, in alternating order: evenhand with 
 context, llama-cpp-python one after another, and `llama-server` with n slots where it is on the
 PATH. The ceiling is the raw prefill rate: what the machine can evaluate when it waits for nothing.
 
-    python benchmarks/generate.py                       # 1, 4, 8 and 16 sequences
-    python benchmarks/generate.py --model M.gguf --gpu-layers -1 --sequences 1 8 16 32 64
+    python -m benchmarks.generate                       # 1, 4, 8 and 16 sequences
+    python -m benchmarks.generate --gpu                 # Llama-2-7B's shape, up to 64
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-import peers
-import random_model
-import report
-from texts import words
-
+from benchmarks import peers, random_model, report
+from benchmarks.texts import words
 from evenhand.engine import EngineSettings, Segment
 from evenhand.engine.engine import LlamaEngine
 from evenhand.engine.models import resolve
-from evenhand.engine.native import available_cores
 from evenhand.schemas import Sampling
 
 
@@ -108,43 +102,33 @@ def _prefill_rate(engine: LlamaEngine, round_: int) -> float:
 
 
 def main() -> None:
-    """Measure, print a table, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, help="a GGUF file; left out, one is made")
-    parser.add_argument("--shape", default="tinyllama-1.1b", choices=random_model.SHAPES)
-    parser.add_argument("--type", default="q4_0", choices=random_model.TYPES)
-    parser.add_argument("--vocab", type=Path, help="a GGUF file with the tokenizer to use")
-    parser.add_argument("--sequences", type=int, nargs="+", default=[1, 4, 8, 16])
+    """Measure, print tables, write JSON."""
+    parser = random_model.parser(__doc__)
+    parser.add_argument("--sequences", type=int, nargs="+")
     parser.add_argument("--prompt", type=int, default=32, help="tokens in a prompt")
     parser.add_argument("--tokens", type=int, default=32, help="tokens to generate")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=available_cores())
-    parser.add_argument("--gpu-layers", type=int, default=0)
-    parser.add_argument("--no-server", action="store_true")
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        if arguments.model is None:
-            arguments.model = random_model.make(
-                Path(folder), arguments.shape, arguments.type, arguments.vocab
-            )
-        results: dict[int, Any] = {n: measure(arguments, n) for n in arguments.sequences}
-    rows = [
-        (
-            f"{n}: {name}",
-            report.figure(report.spread(rates), 1),
-            report.figure(report.ratios(result["evenhand"], rates)),
+    many = [1, 8, 16, 32, 64] if arguments.gpu else [1, 4, 8, 16]
+    everything: dict[str, Any] = {}
+    for kind, model in random_model.models(arguments):
+        arguments.model = model
+        results = {n: measure(arguments, n) for n in arguments.sequences or many}
+        everything[kind] = {"generate": results}
+        report.show(
+            f"Generated tokens per second: {kind}, {arguments.prompt}-token prompts, "
+            f"{arguments.tokens} tokens each, {arguments.threads} threads",
+            ("sequences: way", "tokens per second", "evenhand is faster by"),
+            [
+                (
+                    f"{n}: {name}",
+                    report.figure(report.spread(rates), 1),
+                    report.figure(report.ratios(result["evenhand"], rates)),
+                )
+                for n, result in results.items()
+                for name, rates in result.items()
+            ],
         )
-        for n, result in results.items()
-        for name, rates in result.items()
-    ]
-    report.show(
-        f"Generated tokens per second, {arguments.prompt}-token prompts, "
-        f"{arguments.tokens} tokens each, {arguments.threads} threads",
-        ("sequences: way", "tokens per second", "evenhand is faster by"),
-        rows,
-    )
-    report.save(arguments.json, {"generate": results})
+    report.save(arguments.json, everything)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@ Side by side in one run, on one model file, in alternating order: evenhand, plai
 llama-cpp-python with GBNF, `llama-server` where it is on the PATH, and the limit: the variable
 tokens alone, evaluated at the same depth behind a prefix that is already there.
 
-    python benchmarks/judge.py                      # TinyLlama-1.1B's shape, random weights
-    python benchmarks/judge.py --model M.gguf --gpu-layers -1 --parallel 1 4 16 32
+    python -m benchmarks.judge                      # TinyLlama-1.1B's shape, random weights
+    python -m benchmarks.judge --gpu                # Llama-2-7B's shape, many items in one decode
 """
 
 from __future__ import annotations
@@ -13,23 +13,19 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import outlines
-import peers
-import random_model
-import report
 from llama_cpp import LlamaGrammar
-from texts import words
 
+from benchmarks import peers, random_model, report
+from benchmarks.texts import words
 from evenhand.engine import EngineSettings, Segment
 from evenhand.engine.engine import LlamaEngine
 from evenhand.engine.models import resolve
-from evenhand.engine.native import Batch, Context, available_cores
+from evenhand.engine.native import Batch, Context
 from evenhand.schemas import Taxonomy
 
 
@@ -214,64 +210,60 @@ def measure_parallel(arguments: argparse.Namespace, prefix: int) -> dict[str, An
 
 def main() -> None:
     """Measure, print tables, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, help="a GGUF file; left out, one is made")
-    parser.add_argument("--shape", default="tinyllama-1.1b", choices=random_model.SHAPES)
-    parser.add_argument("--type", default="q4_0", choices=random_model.TYPES)
-    parser.add_argument("--vocab", type=Path, help="a GGUF file with the tokenizer to use")
+    parser = random_model.parser(__doc__)
     parser.add_argument("--prefix", type=int, nargs="+", default=[250, 1_200])
     parser.add_argument("--variable", type=int, default=160, help="words in one item")
     parser.add_argument("--items", type=int, default=4, help="items per round")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=available_cores())
-    parser.add_argument("--gpu-layers", type=int, default=0)
     parser.add_argument("--parallel", type=int, nargs="*", default=[], help="items in one decode")
-    parser.add_argument("--no-server", action="store_true")
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        if arguments.model is None:
-            arguments.model = random_model.make(
-                Path(folder), arguments.shape, arguments.type, arguments.vocab
-            )
+    if arguments.gpu:
+        arguments.parallel = arguments.parallel or [1, 4, 16, 32]
+    everything: dict[str, Any] = {}
+    for kind, model in random_model.models(arguments):
+        arguments.model = model
         results = [measure(arguments, prefix) for prefix in arguments.prefix]
-        parallel = (
-            [measure_parallel(arguments, prefix) for prefix in arguments.prefix]
-            if arguments.parallel
-            else []
-        )
-    for result in results:
-        seconds = result["seconds"]
-        report.show(
-            f"Seconds per judgement: {result['prefix']}-token prefix, "
-            f"{result['variable']} variable tokens, {arguments.threads} threads",
-            ("way", "s per item", "times the limit", "evenhand is faster by"),
-            [
-                (
-                    name,
-                    report.figure(report.spread(values), 3),
-                    report.figure(report.ratios(values, seconds["limit"])),
-                    report.figure(report.ratios(values, seconds["evenhand"])),
-                )
-                for name, values in seconds.items()
-            ],
-        )
-    for result in parallel:
-        rates = result["items_per_second"]
-        one = rates[arguments.parallel[0]]
-        report.show(
-            f"Judgements per second, several in one decode: {result['prefix']}-token prefix",
-            ("in one decode", "per second", f"times {arguments.parallel[0]} at a time"),
-            [
-                (
-                    str(n),
-                    report.figure(report.spread(values), 1),
-                    report.figure(report.ratios(values, one)),
-                )
-                for n, values in rates.items()
-            ],
-        )
-    report.save(arguments.json, {"judge": results, "parallel": parallel})
+        parallel = [measure_parallel(arguments, p) for p in arguments.prefix if arguments.parallel]
+        everything[kind] = {"judge": results, "parallel": parallel}
+        for result in results:
+            _show(kind, result, arguments.threads)
+        for result in parallel:
+            _show_parallel(kind, result)
+    report.save(arguments.json, everything)
+
+
+def _show(kind: str, result: dict[str, Any], threads: int) -> None:
+    seconds = result["seconds"]
+    report.show(
+        f"Seconds per judgement: {kind}, {result['prefix']}-token prefix, "
+        f"{result['variable']} variable tokens, {threads} threads",
+        ("way", "s per item", "times the limit", "evenhand is faster by"),
+        [
+            (
+                name,
+                report.figure(report.spread(values), 3),
+                report.figure(report.ratios(values, seconds["limit"])),
+                report.figure(report.ratios(values, seconds["evenhand"])),
+            )
+            for name, values in seconds.items()
+        ],
+    )
+
+
+def _show_parallel(kind: str, result: dict[str, Any]) -> None:
+    rates = result["items_per_second"]
+    one = next(iter(rates.values()))
+    report.show(
+        f"Judgements per second: {kind}, {result['prefix']}-token prefix",
+        ("items in one decode", "per second", f"times {next(iter(rates))} at a time"),
+        [
+            (
+                str(n),
+                report.figure(report.spread(values), 1),
+                report.figure(report.ratios(values, one)),
+            )
+            for n, values in rates.items()
+        ],
+    )
 
 
 if __name__ == "__main__":

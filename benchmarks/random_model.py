@@ -3,18 +3,22 @@
 Speed depends on shapes and types, not on what the weights mean. Tensors of one shape share one
 random block, so that a 7B file is made in a minute.
 
-    python benchmarks/random_model.py tinyllama-1.1b q4_0 model.gguf --vocab llama-spm.gguf
+    python -m benchmarks.random_model tinyllama-1.1b q4_0 model.gguf --vocab llama-spm.gguf
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
+
+from evenhand.engine.native import available_cores, supports_gpu
 
 
 @dataclass(frozen=True)
@@ -104,27 +108,58 @@ def _copy_tokenizer(reader: gguf.GGUFReader, writer: gguf.GGUFWriter) -> int:
     return n_vocab
 
 
-def make(folder: Path, shape: str, kind: str, vocab: Path | None) -> Path:
-    """Write a random model of a named shape into a folder.
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """The options that every benchmark has."""
+    options = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("--model", type=Path, help="a GGUF file; left out, one is made")
+    options.add_argument("--shape", choices=SHAPES)
+    options.add_argument("--type", choices=TYPES, nargs="+")
+    options.add_argument("--vocab", type=Path, help="a GGUF file with the tokenizer to use")
+    options.add_argument("--gpu", action="store_true", help="all layers on the GPU, a 7B shape")
+    options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--threads", type=int, default=available_cores())
+    options.add_argument("--no-server", action="store_true")
+    options.add_argument("--json", type=Path)
+    return options
 
-    Without a `vocab`, the tokenizer is Llama 2's where the data beside the project has it, else the
-    bundled judge's.
-    """
-    if vocab is None:
-        root = Path(__file__).resolve().parent.parent
-        beside = root.parent / "shared" / "data" / "vocab" / "llama-spm.gguf"
-        vocab = beside if beside.exists() else root / "engine" / "bundled" / "judge.gguf"
-    path = folder / f"{shape}-{kind}.gguf"
-    write(path, SHAPES[shape], kind, vocab)
-    return path
+
+def models(arguments: argparse.Namespace) -> Iterator[tuple[str, Path]]:
+    """Each model to measure, with a title; those that are made are deleted afterwards."""
+    arguments.gpu_layers = -1 if arguments.gpu else 0
+    if arguments.gpu and not supports_gpu():
+        raise SystemExit("this build of llama-cpp-python has no GPU support: make bench-gpu")
+    if arguments.model is not None:
+        yield arguments.model.name, arguments.model
+        return
+    shape = arguments.shape or ("llama-2-7b" if arguments.gpu else "tinyllama-1.1b")
+    for kind in arguments.type or (["q4_0", "f16"] if arguments.gpu else ["q4_0"]):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"{shape}-{kind}.gguf"
+            write(path, SHAPES[shape], kind, arguments.vocab or default_vocab())
+            yield path.stem, path
+
+
+def default_vocab() -> Path:
+    """Llama 2's tokenizer where the data beside the project has it, else the bundled judge's."""
+    root = Path(__file__).resolve().parent.parent
+    beside = root.parent / "shared" / "data" / "vocab" / "llama-spm.gguf"
+    return beside if beside.exists() else root / "engine" / "bundled" / "judge.gguf"
+
+
+def main() -> None:
+    """Write one model."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("shape", choices=SHAPES)
+    options.add_argument("type", choices=TYPES)
+    options.add_argument("out", type=Path)
+    options.add_argument("--vocab", type=Path, help="a GGUF file with a tokenizer")
+    arguments = options.parse_args()
+    vocab = arguments.vocab or default_vocab()
+    write(arguments.out, SHAPES[arguments.shape], arguments.type, vocab)
+    print(f"{arguments.out}: {arguments.out.stat().st_size / 2**20:.0f} MiB")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("shape", choices=SHAPES)
-    parser.add_argument("type", choices=TYPES)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--vocab", type=Path, required=True, help="a GGUF file with a tokenizer")
-    arguments = parser.parse_args()
-    write(arguments.out, SHAPES[arguments.shape], arguments.type, arguments.vocab)
-    print(f"{arguments.out}: {arguments.out.stat().st_size / 2**20:.0f} MiB")
+    main()
