@@ -187,7 +187,7 @@ class GenerateTask(Task):
             self._fork(context)
         for s in self._samples:
             if s.finish is None and s.output >= 0:
-                self._draw(s, context)
+                s.finish = self._draw(s, context)
                 s.output = -1
                 if s.finish is not None:
                     context.remove(s.sequence)
@@ -209,7 +209,8 @@ class GenerateTask(Task):
             sample.output = self._prompt_end if self._prompt_end is not None else -1
             self._samples.append(sample)
 
-    def _draw(self, s: _Sample, context: Context) -> None:
+    def _draw(self, s: _Sample, context: Context) -> FinishReason | None:
+        """Take one token; say why the sample ends with it, or None."""
         logits = context.logits(s.output)
         if s.cursor is not None:
             s.cursor.mask(logits)
@@ -217,26 +218,25 @@ class GenerateTask(Task):
             raise DecodeError("the model gave logits that are not numbers")
         token = context.sample(s.sampler, s.output)
         if token in self._tokenizer.ends:
-            self._end(s, "stop" if s.cursor is None else "grammar")
-            return
+            return self._flush(s, "stop" if s.cursor is None else "grammar")
         if s.cursor is not None:
             s.cursor.advance(token)
         s.tokens.append(token)
         self._emit(s, s.stream.push(self._tokenizer.pieces[token]))
         if s.stream.stopped:
-            s.finish = "stop_string"
-        elif s.cursor is not None and s.cursor.complete:
-            self._end(s, "grammar")
-        elif self._until is not None and self._until(s.stream.text):
-            self._end(s, "stop_string")
-        elif len(s.tokens) >= self.max_tokens:
-            self._end(s, "length")
+            return "stop_string"
+        if s.cursor is not None and s.cursor.complete:
+            return self._flush(s, "grammar")
+        if self._until is not None and self._until(s.stream.text):
+            return self._flush(s, "stop_string")
+        if len(s.tokens) >= self.max_tokens:
+            return self._flush(s, "length")
+        return None
 
-    def _end(self, s: _Sample, reason: FinishReason) -> None:
-        s.finish = reason
+    def _flush(self, s: _Sample, reason: FinishReason) -> FinishReason:
+        """Let go of the text held back; a stop string may be complete in it."""
         self._emit(s, s.stream.push(b"", final=True))
-        if s.stream.stopped:
-            s.finish = "stop_string"
+        return "stop_string" if s.stream.stopped else reason
 
     def _emit(self, s: _Sample, text: str) -> None:
         if text and self._on_text is not None:
