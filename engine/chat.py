@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import date
 from importlib import resources
 
 import jinja2
@@ -126,5 +126,7 @@ def _environment() -> jinja2.Environment:
         autoescape=False,
     )
     environment.globals["raise_exception"] = fail
-    environment.globals["strftime_now"] = lambda form: datetime.now(UTC).strftime(form)
+    # Some templates write today's date into the system turn. The same request must give the same
+    # prompt tomorrow, so it is always the day that Llama 3's template falls back on.
+    environment.globals["strftime_now"] = date(2024, 7, 26).strftime
     return environment

@@ -12,6 +12,7 @@ import json
 import os
 import pickle
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,8 +25,11 @@ from outlines_core import Guide, Index
 from outlines_core.json_schema import build_regex_from_schema
 
 from evenhand.engine.native import FloatRow
+from evenhand.engine.supported import refuse_unsupported
 from evenhand.engine.tokens import Tokenizer
 from evenhand.schemas.errors import ConstraintError, UnsupportedSchema
+
+_KEPT = 64  # compiled schemas in memory
 
 
 class Constraint:
@@ -101,15 +105,19 @@ class Compiler:
         self._vocab_hash = vocab_hash
         self._cache_dir = cache_dir
         self._lock = threading.Lock()
-        self._constraints: dict[str, Constraint] = {}
+        self._constraints: OrderedDict[str, Constraint] = OrderedDict()
 
     def compile(self, schema: Mapping[str, Any]) -> Constraint:
         """The constraint of a JSON schema. Raises `UnsupportedSchema`."""
         text = json.dumps(schema)
         with self._lock:
             if (known := self._constraints.get(text)) is None:
+                refuse_unsupported(schema)
                 known = Constraint(self._index(text), self._n_vocab)
                 self._constraints[text] = known
+                while len(self._constraints) > _KEPT:
+                    self._constraints.popitem(last=False)
+            self._constraints.move_to_end(text)
             return known
 
     def _index(self, schema: str) -> Index:
@@ -139,13 +147,22 @@ class Compiler:
         return index
 
 
+# A cached index is its sha256, then its pickle: one flipped bit would be another grammar.
+_DIGEST = 32
+
+
 def _read(file: Path) -> Index | None:
     """An index from the cache. Only files that this user alone could have written are unpickled."""
     try:
-        status = file.stat()
-        if status.st_uid != os.getuid() or status.st_mode & 0o022:
+        with file.open("rb") as opened:
+            status = os.fstat(opened.fileno())
+            if status.st_uid != os.getuid() or status.st_mode & 0o022:
+                return None
+            content = opened.read()
+        digest, data = content[:_DIGEST], content[_DIGEST:]
+        if hashlib.sha256(data).digest() != digest:
             return None
-        index = pickle.loads(file.read_bytes())
+        index = pickle.loads(data)
     except Exception:  # absent, cut short, or of another version: compile again
         return None
     return index if isinstance(index, Index) else None
@@ -155,7 +172,8 @@ def _write(file: Path, index: Index) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         temporary = file.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")
-        temporary.write_bytes(pickle.dumps(index))
+        data = pickle.dumps(index)
+        temporary.write_bytes(hashlib.sha256(data).digest() + data)
         temporary.chmod(0o600)
         temporary.replace(file)
     except OSError:

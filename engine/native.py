@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evenhand.engine.settings import EngineSettings
-from evenhand.schemas.errors import DecodeError, ModelFileError
+from evenhand.schemas.errors import DecodeError, ModelFileError, Unavailable
 from evenhand.schemas.generation import Sampling
 
 MAX_SEQUENCES: Final = 256  # LLAMA_MAX_SEQ in llama.cpp
@@ -31,7 +31,7 @@ FloatRow = npt.NDArray[np.float32]
 @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
 def _quiet(level: int, text: bytes, _data: ctypes.c_void_p) -> None:
     """Keep llama.cpp's errors for the exception that follows; drop the rest."""
-    if level >= 4:  # GGML_LOG_LEVEL_ERROR
+    if level == 4:  # GGML_LOG_LEVEL_ERROR
         _last_errors.append(text.decode("utf-8", "replace").strip())
         del _last_errors[:-5]
 
@@ -74,8 +74,22 @@ def supports_gpu() -> bool:
     return bool(llama_cpp.llama_supports_gpu_offload())
 
 
+class _Loaded:
+    """A `llama_model *`, freed when the last call that uses it is over."""
+
+    def __init__(self, model: Any):
+        self.model = model
+        self.vocab = llama_cpp.llama_model_get_vocab(model)
+
+    def __del__(self, free: Any = llama_cpp.llama_model_free) -> None:
+        free(self.model)
+
+
 class Model:
-    """A loaded GGUF file. `vocab_only` loads the tokenizer without weights."""
+    """A loaded GGUF file. `vocab_only` loads the tokenizer without weights.
+
+    Any thread may read from it. After `close`, reading raises `Unavailable`.
+    """
 
     def __init__(self, path: Path, *, n_gpu_layers: int = 0, vocab_only: bool = False):
         _start()
@@ -83,35 +97,40 @@ class Model:
         params.n_gpu_layers = n_gpu_layers if n_gpu_layers >= 0 else 2**31 - 1
         params.vocab_only = vocab_only
         _last_errors.clear()
-        self._model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
-        if not self._model:
+        model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
+        if not model:
             raise ModelFileError(f"llama.cpp cannot load {path.name}: {_why()}")
-        self._vocab = llama_cpp.llama_model_get_vocab(self._model)
-        self.n_vocab: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
-        self.n_ctx_train: int = llama_cpp.llama_model_n_ctx_train(self._model)
-        self.add_bos: bool = bool(llama_cpp.llama_vocab_get_add_bos(self._vocab))
-        self.bos: int = llama_cpp.llama_vocab_bos(self._vocab)
-        self.eos: int = llama_cpp.llama_vocab_eos(self._vocab)
+        loaded = _Loaded(model)
+        self._loaded: _Loaded | None = loaded
+        self.n_vocab: int = llama_cpp.llama_vocab_n_tokens(loaded.vocab)
+        self.n_ctx_train: int = llama_cpp.llama_model_n_ctx_train(model)
+        self.add_bos: bool = bool(llama_cpp.llama_vocab_get_add_bos(loaded.vocab))
+        self.bos: int = llama_cpp.llama_vocab_bos(loaded.vocab)
+        self.eos: int = llama_cpp.llama_vocab_eos(loaded.vocab)
         # SentencePiece puts a space before a text; llama.cpp calls this type 1.
-        self.is_sentencepiece: bool = llama_cpp.llama_vocab_type(self._vocab) == 1
+        self.is_sentencepiece: bool = llama_cpp.llama_vocab_type(loaded.vocab) == 1
 
     @property
-    def handle(self) -> Any:
-        """The `llama_model *`."""
-        return self._model
+    def loaded(self) -> _Loaded:
+        """The pointers. Hold the object for as long as they are used."""
+        loaded = self._loaded
+        if loaded is None:
+            raise Unavailable("the engine is closed", hint="Start the service again.")
+        return loaded
 
     @property
     def description(self) -> str:
         """For example `llama 7B Q4_0`."""
         buffer = ctypes.create_string_buffer(256)
-        llama_cpp.llama_model_desc(self._model, buffer, len(buffer))
+        loaded = self.loaded
+        llama_cpp.llama_model_desc(loaded.model, buffer, len(buffer))
         return buffer.value.decode("utf-8", "replace")
 
     @property
     def metadata(self) -> Mapping[str, str]:
         """The GGUF file's scalar keys as text (arrays are left out)."""
         found: dict[str, str] = {}
-        for i in range(llama_cpp.llama_model_meta_count(self._model)):
+        for i in range(llama_cpp.llama_model_meta_count(self.loaded.model)):
             key = self._text(llama_cpp.llama_model_meta_key_by_index, i)
             value = self._text(llama_cpp.llama_model_meta_val_str_by_index, i)
             if not value.startswith("["):
@@ -121,61 +140,68 @@ class Model:
     @property
     def chat_template(self) -> str | None:
         """The Jinja chat template that the file carries."""
-        raw = llama_cpp.llama_model_chat_template(self._model, None)
+        loaded = self.loaded
+        raw = llama_cpp.llama_model_chat_template(loaded.model, None)
         return None if raw is None else raw.decode("utf-8", "replace")
 
     @property
     def cache_bytes_per_token(self) -> int:
         """Size of one token's keys and values at 16 bits each, in bytes."""
-        layers = llama_cpp.llama_model_n_layer(self._model)
-        width = llama_cpp.llama_model_n_embd(self._model)
-        heads = max(1, llama_cpp.llama_model_n_head(self._model))
-        kv_heads = max(1, llama_cpp.llama_model_n_head_kv(self._model))
+        loaded = self.loaded
+        layers = llama_cpp.llama_model_n_layer(loaded.model)
+        width = llama_cpp.llama_model_n_embd(loaded.model)
+        heads = max(1, llama_cpp.llama_model_n_head(loaded.model))
+        kv_heads = max(1, llama_cpp.llama_model_n_head_kv(loaded.model))
         return int(layers * 2 * width * kv_heads // heads * 2)
 
     def tokenize(self, text: bytes, *, special: bool) -> list[int]:
         """Token ids, without beginning-of-text. `special` lets control tokens be spelled."""
+        loaded = self.loaded
         size = len(text) + 8
         buffer = (ctypes.c_int32 * size)()
-        n = llama_cpp.llama_tokenize(self._vocab, text, len(text), buffer, size, False, special)
+        n = llama_cpp.llama_tokenize(loaded.vocab, text, len(text), buffer, size, False, special)
         if n < 0:
             size = -n
             buffer = (ctypes.c_int32 * size)()
-            n = llama_cpp.llama_tokenize(self._vocab, text, len(text), buffer, size, False, special)
+            n = llama_cpp.llama_tokenize(
+                loaded.vocab, text, len(text), buffer, size, False, special
+            )
         if n < 0:
             raise DecodeError(f"llama.cpp could not tokenize a text of {len(text)} bytes")
         return list(buffer[:n])
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
         """The bytes a token stands for; control tokens are empty unless `special`."""
+        loaded = self.loaded
         buffer = ctypes.create_string_buffer(64)
-        n = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, 64, 0, special)
+        n = llama_cpp.llama_token_to_piece(loaded.vocab, token, buffer, 64, 0, special)
         if n < 0:
             buffer = ctypes.create_string_buffer(-n)
-            n = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, -n, 0, special)
+            n = llama_cpp.llama_token_to_piece(loaded.vocab, token, buffer, -n, 0, special)
         return buffer.raw[:n]
 
     def is_end(self, token: int) -> bool:
         """Whether a token ends a generation."""
-        return bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
+        loaded = self.loaded
+        return bool(llama_cpp.llama_vocab_is_eog(loaded.vocab, token))
 
     def is_control(self, token: int) -> bool:
         """Whether a token is a control token."""
-        return bool(llama_cpp.llama_vocab_is_control(self._vocab, token))
+        loaded = self.loaded
+        return bool(llama_cpp.llama_vocab_is_control(loaded.vocab, token))
 
     def close(self) -> None:
-        """Free the model."""
-        if self._model:
-            llama_cpp.llama_model_free(self._model)
-            self._model = None
+        """Free the model, once no call is reading from it."""
+        self._loaded = None
 
     def _text(self, read: Any, index: int) -> str:
+        loaded = self.loaded
         size = 1024
         buffer = ctypes.create_string_buffer(size)
-        n = read(self._model, index, buffer, size)
+        n = read(loaded.model, index, buffer, size)
         if n >= size:
             buffer = ctypes.create_string_buffer(n + 1)
-            read(self._model, index, buffer, n + 1)
+            read(loaded.model, index, buffer, n + 1)
         return buffer.value.decode("utf-8", "replace")
 
 
@@ -264,7 +290,8 @@ class Context:
         params.kv_unified = True
         params.no_perf = True
         _last_errors.clear()
-        self._context = llama_cpp.llama_init_from_model(model.handle, params)
+        self._loaded: _Loaded | None = model.loaded  # must outlive the context
+        self._context = llama_cpp.llama_init_from_model(self._loaded.model, params)
         if not self._context:
             raise DecodeError(
                 f"llama.cpp cannot make a context of {n_ctx} tokens: {_why()}",
@@ -315,6 +342,7 @@ class Context:
         if self._context:
             llama_cpp.llama_free(self._context)
             self._context = None
+            self._loaded = None
 
 
 class Sampler:
