@@ -3,5 +3,6 @@
 from evenhand.generator.base import BaseGenerator
 from evenhand.generator.local import Generator
 from evenhand.generator.open import open_generator
+from evenhand.generator.remote import RemoteGenerator
 
-__all__ = ["BaseGenerator", "Generator", "open_generator"]
+__all__ = ["BaseGenerator", "Generator", "RemoteGenerator", "open_generator"]

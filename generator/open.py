@@ -9,6 +9,7 @@ from evenhand.engine.base import Engine
 from evenhand.engine.remote import REMOTE_SCHEME, RemoteAddress
 from evenhand.generator.base import BaseGenerator
 from evenhand.generator.local import Generator
+from evenhand.generator.remote import RemoteGenerator
 from evenhand.prompts import Template
 from evenhand.schemas.generation import Sampling
 
@@ -31,8 +32,6 @@ def open_generator(
     and `timeout` (seconds for one answer) are for remote servers.
     """
     if spec.startswith(REMOTE_SCHEME):
-        from evenhand.generator.remote import RemoteGenerator
-
         address = RemoteAddress.parse(spec)
         return RemoteGenerator(
             address.base_url,

@@ -6,12 +6,14 @@ from evenhand.judge.cache import VerdictCache
 from evenhand.judge.calibration import Calibration
 from evenhand.judge.llm import Judge
 from evenhand.judge.open import open_judge
+from evenhand.judge.remote import RemoteJudge
 
 __all__ = [
     "BaseJudge",
     "Calibration",
     "Judge",
     "MajorityJudge",
+    "RemoteJudge",
     "StringMatchJudge",
     "VerdictCache",
     "open_judge",

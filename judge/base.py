@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any, Self
 
 from evenhand.schemas.errors import InputTooLong, InvalidInput, QueueFull
@@ -23,7 +24,9 @@ QUEUE_PAUSE = 0.05  # seconds until a full queue is tried again
 class BaseJudge(ABC):
     """Base of all judges. Subclasses implement `submit`; the rest follows from it."""
 
-    def __init__(self, name: str, taxonomy: str | Taxonomy, *, model_sha256: str | None = None):
+    def __init__(
+        self, name: str, taxonomy: str | Path | Taxonomy, *, model_sha256: str | None = None
+    ):
         self.name = name
         self.taxonomy = Taxonomy.load(taxonomy)
         self.model_sha256 = model_sha256

@@ -13,6 +13,7 @@ from evenhand.judge.baselines import MajorityJudge, StringMatchJudge
 from evenhand.judge.cache import VerdictCache
 from evenhand.judge.calibration import IDENTITY, Calibration
 from evenhand.judge.llm import Judge
+from evenhand.judge.remote import RemoteJudge
 from evenhand.prompts import Template
 from evenhand.schemas.errors import InvalidInput
 from evenhand.schemas.taxonomy import Taxonomy
@@ -52,8 +53,6 @@ def open_judge(
     if not isinstance(calibration, Calibration):
         calibration = Calibration.load(calibration)
     if spec.startswith(REMOTE_SCHEME):
-        from evenhand.judge.remote import RemoteJudge
-
         address = RemoteAddress.parse(spec)
         return RemoteJudge(
             address.base_url,
