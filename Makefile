@@ -43,8 +43,8 @@ train: $(DONE)/train ## train the bundled models again (PyTorch comes too)
 	$(BIN)/python -m evenhand.training $(ARGS)
 
 bench: $(DONE)/dev ## time judging and generating against the peers
-	$(BIN)/python benchmarks/judge.py $(ARGS)
-	$(BIN)/python benchmarks/generate.py $(ARGS)
+	$(BIN)/python -m benchmarks.judge $(ARGS)
+	$(BIN)/python -m benchmarks.generate $(ARGS)
 
 # A CUDA build of its own, beside the usual one.
 bench-gpu: ## the same on a CUDA GPU, at Llama-2-7B's shape
@@ -55,7 +55,7 @@ dev: $(DONE)/dev ## set up for development
 lint: $(DONE)/dev ## ruff and mypy
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	MYPYPATH=$(VENV)/types:benchmarks $(BIN)/mypy $(VENV)/types/evenhand tests benchmarks
+	MYPYPATH=$(VENV)/types $(BIN)/mypy $(VENV)/types/evenhand tests benchmarks
 
 format: $(DONE)/dev ## mend what ruff can mend
 	$(BIN)/ruff check --fix
