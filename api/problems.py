@@ -12,6 +12,7 @@ from evenhand.schemas.errors import (
     NotFound,
     QueueFull,
     RemoteError,
+    RemoteRefused,
     RequestError,
     RetryableError,
     Unauthorized,
@@ -28,6 +29,7 @@ TYPE_PREFIX = "urn:evenhand:error:"
 _STATUSES: tuple[tuple[type[EvenhandError], int], ...] = (
     (Unauthorized, 401),
     (NotFound, 404),
+    (RemoteRefused, 502),  # our own request to another server was at fault, not the caller's
     (RequestError, 422),
     (QueueFull, 429),
     (Unavailable, 503),
@@ -87,8 +89,6 @@ def error_of(details: Problem, *, retry_after: float | None = None) -> EvenhandE
         message += ": " + "; ".join(f"{e.field}: {e.message}" for e in details.errors)
     error = kind(message, hint=details.hint)
     error.code = details.code
-    if isinstance(error, RemoteError):
-        error.status = details.status
     if isinstance(error, RetryableError) and retry_after is not None:
         error.retry_after = retry_after
     return error

@@ -36,6 +36,8 @@ from evenhand.schemas.taxonomy import Taxonomy, builtin_taxonomies
 
 log = logging.getLogger(__name__)
 
+_CLOSING = "the service is shutting down"
+
 OpenEngine = Callable[[str, EngineSettings], Engine]
 Progress = Callable[[str], None]
 
@@ -99,6 +101,8 @@ class Services:
         """
         for role in roles or ROLES:
             part = self._parts[role]
+            if self._closed:
+                raise Unavailable(_CLOSING)
             if part.phase == "ready":
                 continue
             self._set(part, "loading", f"loading {self._spec(role)}")
@@ -119,6 +123,8 @@ class Services:
                 try:
                     self.load(role)
                 except EvenhandError as exc:
+                    if self._closed:
+                        return
                     log.error("cannot load the %s: %s (%s)", role, exc, exc.hint)
                 except Exception:
                     log.exception("cannot load the %s", role)
@@ -135,7 +141,7 @@ class Services:
     def state(self) -> tuple[Phase, str]:
         """The phase of the whole, and a sentence on what is loading or has failed."""
         if self._closed:
-            return "closed", "the service is shutting down"
+            return "closed", _CLOSING
         phases: tuple[Phase, ...] = ("failed", "loading")
         for phase in phases:
             for role, part in self._parts.items():
@@ -247,7 +253,7 @@ class Services:
     def _require(self, role: Role) -> None:
         part = self._parts[role]
         if self._closed:
-            raise Unavailable("the service is shutting down", hint="Send the request elsewhere.")
+            raise Unavailable(_CLOSING, hint="Send the request elsewhere.")
         if part.phase == "failed":
             raise Unavailable(
                 f"the {role} failed to load: {part.doing}",
@@ -306,7 +312,7 @@ class Services:
                         self._engines[key] = engine
                 if self._closed:
                     engine.close(drain=False)
-                    raise Unavailable("the service is shutting down")
+                    raise Unavailable(_CLOSING)
         self._parts[role].engine = engine
         return engine
 
