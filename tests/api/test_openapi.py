@@ -1,0 +1,129 @@
+"""The documentation: valid, complete, with examples that work."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import jsonschema
+import pytest
+
+from evenhand.schemas import requests
+
+PATHS = {
+    "/v1/generate", "/v1/judge", "/v1/judge/batch", "/v1/respond", "/v1/taxonomies",
+    "/v1/taxonomies/{name}", "/v1/models", "/healthz", "/readyz", "/metrics",
+}  # fmt: skip
+BODIES = {
+    "/v1/generate": requests.GenerateRequest,
+    "/v1/judge": requests.JudgeRequest,
+    "/v1/judge/batch": requests.JudgeBatchRequest,
+    "/v1/respond": requests.RespondRequest,
+}
+
+
+@pytest.fixture
+def document(service: Any) -> Any:
+    reply = service.http.get("/openapi.json")
+    assert reply.status_code == 200
+    return reply.json()
+
+
+def operations(document: Any) -> Iterator[tuple[str, str, Any]]:
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            yield path, method, operation
+
+
+def references(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        if isinstance(node.get("$ref"), str):
+            yield node["$ref"]
+        for value in node.values():
+            yield from references(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from references(value)
+
+
+def test_every_route_is_documented(document: Any) -> None:
+    assert document["openapi"].startswith("3.1")
+    assert set(document["paths"]) == PATHS
+    ids = [operation["operationId"] for _, _, operation in operations(document)]
+    assert len(set(ids)) == len(ids)
+    for path, _, operation in operations(document):
+        assert operation["summary"], path
+        assert operation["description"], path
+
+
+def test_references_resolve_and_schemas_are_valid(document: Any) -> None:
+    schemas = document["components"]["schemas"]
+    for reference in references(document):
+        assert reference.startswith("#/components/schemas/")
+        assert reference.rsplit("/", 1)[1] in schemas
+    for schema in schemas.values():
+        jsonschema.Draft202012Validator.check_schema(schema)
+    assert "HTTPValidationError" not in schemas
+
+
+def test_errors_are_documented_as_problems(document: Any) -> None:
+    expected = {
+        "/v1/judge": {"200", "400", "401", "404", "413", "415", "422", "429", "500", "502",
+                      "503", "504"},
+        "/v1/taxonomies/{name}": {"200", "401", "404", "500"},
+        "/readyz": {"200", "503"},
+    }  # fmt: skip
+    for path, method, operation in operations(document):
+        found = operation["responses"]
+        if path in expected:
+            assert set(found) == expected[path], (path, method)
+        for status, reply in found.items():
+            if status.startswith(("4", "5")):
+                assert list(reply["content"]) == ["application/problem+json"], (path, status)
+
+
+def test_what_a_key_opens_is_marked(document: Any) -> None:
+    marked = {path for path, _, operation in operations(document) if operation.get("security")}
+    assert marked == PATHS - {"/healthz", "/readyz"}
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_examples_are_valid_and_work(document: Any, service: Any, path: str) -> None:
+    content = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+    registry = {"components": document["components"], **content["schema"]}
+    assert content["examples"]
+    for example in content["examples"].values():
+        BODIES[path].model_validate(example["value"])
+        jsonschema.Draft202012Validator(registry).validate(example["value"])
+        assert service.post(path, example["value"]).status_code == 200
+
+
+def test_replies_match_their_schemas(document: Any, service: Any) -> None:
+    bodies = {
+        "/v1/judge": {"prompt": "a", "response": "b"},
+        "/v1/judge/batch": {"items": [{"prompt": "a", "response": "b", "id": 1}, {}]},
+        "/v1/generate": {"prompt": "a"},
+        "/v1/respond": {"prompt": "a"},
+    }
+    replies = {("post", path): service.post(path, body) for path, body in bodies.items()}
+    for path in PATHS - set(bodies) - {"/metrics"}:
+        replies["get", path] = service.http.get(path.replace("{name}", "qos"))
+    for (method, path), reply in replies.items():
+        described = document["paths"][path][method]["responses"]["200"]["content"]
+        schema = {"components": document["components"], **described["application/json"]["schema"]}
+        jsonschema.Draft202012Validator(schema).validate(reply.json())
+    problem = service.http.get("/v1/taxonomies/nope").json()
+    schema = {"components": document["components"], "$ref": "#/components/schemas/Problem"}
+    jsonschema.Draft202012Validator(schema).validate(problem)
+
+
+def test_importing_the_application_starts_nothing() -> None:
+    script = (
+        "import threading, evenhand.api.app, evenhand.api.client, sys\n"
+        "assert threading.active_count() == 1\n"
+        "assert 'llama_cpp' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd="/")
+    assert done.returncode == 0, done.stderr
