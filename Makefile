@@ -87,8 +87,8 @@ $(DONE)/build: locks/build.txt | $(BIN)/python
 	@mkdir -p $(DONE) && touch $@
 
 $(DONE)/cmake-args: | $(DONE)/build
+	@test ! -e $@ -a -z '$(GIVEN_ARGS)' || $(PIP) uninstall --quiet --yes llama-cpp-python 2>/dev/null
 	@printf '%s\n' '$(GIVEN_ARGS)' > $@
-	@$(PIP) uninstall --quiet --yes llama-cpp-python 2>/dev/null
 
 $(DONE)/service: locks/service.txt locks/llama_cpp.cmake $(DONE)/cmake-args | $(DONE)/build
 	@for tool in "$${CC:-cc}" "$${CXX:-c++}"; do command -v $${tool%% *} >/dev/null || { \

@@ -50,6 +50,11 @@ def test_no_listed_package_is_missing() -> None:
     assert not [name for name in listed if not (ROOT.joinpath(*name.split(".")[1:])).is_dir()]
 
 
+def test_the_image_is_built_from_every_package() -> None:
+    context = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
+    assert {f"!{folder}" for folder in FOLDERS.values()} <= set(context)
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     """The wheel of this tree, built in a copy so that nothing is left in the checkout."""
