@@ -116,10 +116,12 @@ def test_only_native_touches_llama_cpp() -> None:
 
 def test_only_settings_reads_the_environment() -> None:
     readers = {"os.environ", "os.environb", "os.getenv", "os.getenvb", "os.putenv"}
+    # training sets a variable for OpenMP before PyTorch starts; it reads none.
+    may = {"api/settings.py", "training/__main__.py"}
     broken = [
         f"{module.where}:{line} uses {name}"
         for module in PACKAGE
-        if module.where != "api/settings.py"
+        if module.where not in may
         for line, name in [*module.attributes(), *module.imports()]
         if name in readers
     ]
