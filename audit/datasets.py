@@ -200,8 +200,8 @@ class JsonLines(_TextRows):
         if not sample:
             raise DatasetError(f"{self.path.name!r} has no rows", hint="Check what wrote it.")
         good = [row for row in sample if row.problem is None]
-        if not good:
-            first = sample[0]
+        first = sample[0]
+        if not good or first.raw in ("[", "{"):  # JSON, but spread over lines
             whole = (first.raw or "").startswith(("[", "{"))
             raise DatasetError(
                 f"{self.path.name!r} is not JSON Lines: {first.problem}",
@@ -271,15 +271,28 @@ class Csv(_TextRows):
         # The module's own limit of 128 KiB a cell is for the whole process; ours is the line's.
         csv.field_size_limit(MAX_LINE)
         delimiters = ("\t",) if self.path.suffix.lower() == ".tsv" else DELIMITERS
-        headers = {delimiter: self._header(delimiter) for delimiter in delimiters}
-        fitting = [d for d, header in headers.items() if set(needs) <= set(header)]
-        if not fitting:
-            header = max(headers.values(), key=len)
+        headers: list[tuple[str, ...]] = []
+        fault: csv.Error | None = None
+        for delimiter in delimiters:
+            try:
+                headers.append(self._header(delimiter))
+            except csv.Error as exc:
+                # Quotes that make no sense under one delimiter may under the next.
+                fault = fault or exc
+                continue
+            if set(needs) <= set(headers[-1]):
+                self._delimiter, self.columns = delimiter, headers[-1]
+                break
+        else:
+            header = max(headers, key=len, default=())
+            if fault is not None and len(header) < 2:
+                raise DatasetError(
+                    f"the header of {self.path.name!r} is not CSV: {fault}",
+                    hint="The first line must name the columns, quoted as RFC 4180 says.",
+                )
             missing = next(column for column in needs if column not in header)
             raise _no_column(self.path, missing, header, "header has")
-        self._delimiter = fitting[0]
-        header = self.columns = headers[self._delimiter]
-        twice = next((name for name in header if header.count(name) > 1), None)
+        twice = next((name for name in self.columns if self.columns.count(name) > 1), None)
         if twice is not None:
             raise DatasetError(
                 f"{self.path.name!r} has two columns called {twice!r}", hint="Rename one of them."
@@ -292,15 +305,9 @@ class Csv(_TextRows):
 
     def _header(self, delimiter: str) -> tuple[str, ...]:
         self._file.seek(0)
-        try:
-            for cells in csv.reader(_Lines(self._file), delimiter=delimiter, strict=True):
-                if cells:
-                    return tuple(cells)
-        except csv.Error as exc:
-            raise DatasetError(
-                f"the header of {self.path.name!r} is not CSV: {exc}",
-                hint="The first line must name the columns, quoted as RFC 4180 says.",
-            ) from exc
+        for cells in csv.reader(_Lines(self._file), delimiter=delimiter, strict=True):
+            if cells:
+                return tuple(cells)
         raise DatasetError(f"{self.path.name!r} has no header", hint="Name the columns in it.")
 
     def __iter__(self) -> Iterator[Row]:

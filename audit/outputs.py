@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     import polars as pl
 
 SUFFIXES = (".jsonl", ".ndjson", ".parquet", ".csv")
-BATCH = 2_000  # rows in a row group
+BATCH = 256  # rows in memory while a file is turned into Parquet
+ROW_GROUP = 4_096
 
 
 class Output:
@@ -131,7 +132,7 @@ class FileOutput(Output):
         summary = [name for name in ("status", "label") if name not in self._kinds]
         names = [*self._kinds, *summary, self.column]
         with target.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
+            writer = csv.writer(file)  # CRLF, as RFC 4180 has it; quotes a lone CR, too
             writer.writerow(names)
             for row in self._spooled():
                 verdict = row[self.column]
@@ -151,7 +152,7 @@ class FileOutput(Output):
             yield from frames
 
         register_io_source(pull, schema=first.schema).sink_parquet(
-            target, row_group_size=BATCH, maintain_order=True
+            target, row_group_size=ROW_GROUP, maintain_order=True
         )
 
     def _typed(self, source: Parquet) -> Iterator[pl.DataFrame]:

@@ -19,6 +19,7 @@ _KINDS = {
     bool: "true or false",
     int: "a number",
     float: "a number",
+    str: "a text",
     list: "a list",
     dict: "an object",
     type(None): "nothing (null)",
