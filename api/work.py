@@ -76,8 +76,6 @@ class Work:
             if task is not None and task.cancelling():
                 raise
             raise Unavailable("the service dropped the work: it is shutting down") from None
-        finally:
-            future.cancel()
 
     async def verdict(self, judge: BaseJudge, prompt: str, response: str, reason: bool) -> Verdict:
         """Judge one response; whatever goes wrong becomes a verdict, too."""

@@ -78,8 +78,8 @@ def test_a_failure_in_the_middle_is_an_error_event(start: Any) -> None:
     assert "secret" not in str(data)
 
 
-def test_a_deadline_in_the_middle_is_an_error_event(start: Any, gate: Any) -> None:
-    service = start({"fail": gate})
+def test_a_deadline_in_the_middle_is_an_error_event(start_server: Any, gate: Any) -> None:
+    service = start_server({"fail": gate})
     reply = service.post(
         "/v1/generate", {"prompt": "a", "stream": True}, headers={"x-request-timeout": "0.1"}
     )
