@@ -19,6 +19,7 @@ _VERSIONS = (2, 3)
 _STRING, _ARRAY = 8, 9
 _SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # type -> bytes
 _MAX_STRING = 64 * 2**20
+_MAX_ITEMS = 2**22  # strings in an array; vocabularies hold up to 2**18
 _MAX_DIMS = 4
 _MAX_TENSORS = 2**20
 
@@ -154,7 +155,7 @@ class _Reader:
             if inner in _SCALARS:
                 self.take(_SCALARS[inner] * count)
             else:
-                if count > self._size:
+                if count > _MAX_ITEMS:  # tensor data read as empty strings would never end
                     raise self.broken(f"holds an array of {count} values")
                 for _ in range(count):
                     self.skip(inner, depth + 1)
