@@ -50,7 +50,7 @@ FROM run-${BACKEND} AS service
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates libgomp1 python3 \
     && rm -rf /var/lib/apt/lists/* \
-    && useradd --system --uid 10001 --create-home evenhand \
+    && useradd --uid 10001 --create-home --shell /usr/sbin/nologin evenhand \
     && install --directory --owner=evenhand --group=evenhand /models
 COPY --from=builder /opt/evenhand /opt/evenhand
 ENV PATH=/opt/evenhand/bin:$PATH \
