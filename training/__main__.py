@@ -19,7 +19,7 @@ from evenhand.training.rows import answer
 
 BUNDLED = Path(__file__).resolve().parent.parent / "engine" / "bundled"
 JUDGE_ROWS = 40_000
-CHAT_ROWS = 24_000
+CHAT_ROWS = 20_000
 TOKENIZER_ROWS = 16_000
 JUDGE_TEXT = (
     "A small judge: labels a (prompt, response) pair with one of the six qos labels. "
