@@ -112,6 +112,7 @@ class RemoteServer:
                     "the API key has spaces or characters beyond ASCII", hint="Copy it again."
                 )
             self._headers["Authorization"] = f"Bearer {api_key}"
+            self._url = self.base_url  # httpx would send the address's user and password instead
         self._timeout = timeout
         self._attempts = attempts
         self._backoff = backoff
