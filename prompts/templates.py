@@ -49,6 +49,21 @@ class Words:
     neutralised: int = 0
 
 
+class _Slot:
+    """Stands in for an untrusted value while Jinja works: it can be printed, and nothing else."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, name: str):
+        self._name = name
+
+    def __str__(self) -> str:
+        return f"{_OPEN}{self._name}{_SHUT}"
+
+    def __eq__(self, other: object) -> bool:
+        raise TypeError(f"{self._name} cannot be compared: templates do not see untrusted text")
+
+
 @dataclass(frozen=True)
 class Template:
     """One template file. `name` is the built-in name or the path."""
@@ -91,10 +106,7 @@ class Template:
                 raise InvalidInput(
                     f"{name} is {type(value).__name__}, not text", hint=f"Give {name} as a string."
                 )
-        slots = {
-            name: None if value is None else f"{_OPEN}{name}{_SHUT}"
-            for name, value in untrusted.items()
-        }
+        slots = {name: None if value is None else _Slot(name) for name, value in untrusted.items()}
         blocks: dict[str, tuple[Words, ...]] = {}
         for name in ("text",) if self.format == "raw" else ("system", "user"):
             block = self._compiled.blocks.get(name)
@@ -113,7 +125,7 @@ class Template:
                 raise TemplateError(
                     f"template {self.name!r}: {exc.message}", hint=f"It may use: {known}."
                 ) from exc
-            except (jinja2.TemplateError, ValueError, TypeError) as exc:
+            except Exception as exc:  # a template is foreign code: anything may go wrong in it
                 raise TemplateError(
                     f"template {self.name!r} cannot be rendered: {exc}", hint="Mend the template."
                 ) from exc
@@ -164,7 +176,7 @@ class Template:
                 pass
         except jinja2.UndefinedError:
             pass  # blocks use variables that are not here; only the assignments above are wanted
-        except (jinja2.TemplateError, ValueError, TypeError) as exc:
+        except Exception as exc:  # a template is foreign code: anything may go wrong in it
             raise TemplateError(
                 f"template {self.name!r} cannot be rendered: {exc}", hint="Mend the template."
             ) from exc
