@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 BLUE, VERMILION, YELLOW = "#56B4E9", "#D55E00", "#E69F00"
 WIDTH = 80  # wider is harder to read, not better
 _EIGHTHS = " ▏▎▍▌▋▊▉"
-_MARK = "▶"
 
 _WORDS = {
     Status.ABSTAINED: "no label: the judge abstained",
@@ -53,7 +52,8 @@ def answer(generation: Generation, *, title: str, width: int) -> Panel:
 
 def verdict(verdict: Verdict, taxonomy: Taxonomy, *, console: Console) -> RenderableType:
     """The label (or why there is none), the bars, and the small print."""
-    parts: list[RenderableType] = [_headline(verdict, taxonomy)]
+    ascii_only = console.options.ascii_only
+    parts: list[RenderableType] = [_headline(verdict, taxonomy, _mark(ascii_only))]
     if verdict.failure is not None:
         parts.append(_indented(verdict.failure.message))
         if verdict.failure.hint:
@@ -62,7 +62,7 @@ def verdict(verdict: Verdict, taxonomy: Taxonomy, *, console: Console) -> Render
         parts.append(_indented(f"“{shown(verdict.reason)}”", "italic"))
     if verdict.probabilities is not None:
         parts += [Text(), _bars(verdict, taxonomy, console)]
-    parts += [Text(), _small_print(verdict)]
+    parts += [Text(), _small_print(verdict, " | " if ascii_only else " · ")]
     return Group(*parts)
 
 
@@ -114,11 +114,15 @@ def fitting(console: Console) -> int:
     return min(console.width, WIDTH)
 
 
-def _headline(verdict: Verdict, taxonomy: Taxonomy) -> Text:
+def _mark(ascii_only: bool) -> str:
+    return ">" if ascii_only else "▶"
+
+
+def _headline(verdict: Verdict, taxonomy: Taxonomy, mark: str) -> Text:
     if verdict.label is None:
         return Text.assemble((f" {_WORDS[verdict.status]}", f"bold {YELLOW}"))
     colour = colour_of(verdict.label, taxonomy)
-    text = Text.assemble((f" {_MARK} ", colour), (verdict.label, f"bold {colour}"))
+    text = Text.assemble((f" {mark} ", colour), (verdict.label, f"bold {colour}"))
     for name, label in verdict.crosswalk.items():
         text.append(f"   {name}: {label}", "dim")
     return text
@@ -139,7 +143,7 @@ def _bars(verdict: Verdict, taxonomy: Taxonomy, console: Console) -> Table:
         chosen = label == verdict.label
         style = "bold" if chosen else ""
         table.add_row(
-            Text(f" {'>' if ascii_only else _MARK}" if chosen else ""),
+            Text(f" {_mark(ascii_only)}" if chosen else ""),
             Text(label, style),
             Text(bar(share, room, ascii_only=ascii_only), colour_of(label, taxonomy)),
             Text(percent(share), style),
@@ -147,7 +151,7 @@ def _bars(verdict: Verdict, taxonomy: Taxonomy, console: Console) -> Table:
     return table
 
 
-def _small_print(verdict: Verdict) -> Text:
+def _small_print(verdict: Verdict, between: str) -> Text:
     facts = [f"{verdict.judge}, {verdict.taxonomy} v{verdict.taxonomy_version}"]
     if verdict.mass is not None:
         facts.append(f"mass {verdict.mass:.3f}")
@@ -155,7 +159,7 @@ def _small_print(verdict: Verdict) -> Text:
         facts.append(f"margin {verdict.margin:.3f}")
     facts.append("cached" if verdict.cached else seconds(verdict.seconds))
     facts += [note.replace("_", " ").replace(":", ": ") for note in verdict.notes]
-    return Text(" " + " · ".join(facts), "dim")
+    return Text(" " + between.join(facts), "dim")
 
 
 def _indented(text: str, style: str = "") -> Text:

@@ -95,6 +95,7 @@ def test_a_terminal_without_unicode_gets_ascii_bars(verdict: Verdict) -> None:
     stream.flush()
     text = buffer.getvalue().decode()
     assert " > harmful_answer   ####" in text
+    assert "\\" not in text
 
 
 def test_control_characters_are_shown() -> None:
