@@ -14,9 +14,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-import llama_cpp
 import numpy as np
 import numpy.typing as npt
+
+# ggml's threads meet after every operation, and by default wait there at full speed. On a machine
+# that does anything else, each meeting then lasts until the scheduler lets the last one run: a
+# 3M-parameter model fell from 55 to 0.7 judgements a second. OpenMP reads this once, on loading.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import llama_cpp
 
 from evenhand.engine.settings import EngineSettings
 from evenhand.schemas.errors import DecodeError, ModelFileError, Unavailable
