@@ -31,12 +31,16 @@ class Shape:
     kv_heads: int
     hidden: int
     context: int = 4_096
+    vocab: int = 32_000  # of the model that the shape is taken from
 
 
 SHAPES = {
     "nano": Shape(64, 2, 2, 2, 128, 2_048),
     "tinyllama-1.1b": Shape(2_048, 22, 32, 4, 5_632),
     "llama-2-7b": Shape(4_096, 32, 32, 32, 11_008),
+    "llama-2-13b": Shape(5_120, 40, 40, 40, 13_824),
+    "llama-2-70b": Shape(8_192, 80, 64, 8, 28_672),
+    "llama-3.1-8b": Shape(4_096, 32, 32, 8, 14_336, 131_072, 128_256),
 }
 TYPES = {
     "f16": gguf.GGMLQuantizationType.F16,
