@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from evenhand.api.metrics import Metrics
-from evenhand.api.problems import MEDIA_TYPE, problem, problem_of
+from evenhand.api.problems import MEDIA_TYPE, TRY_AGAIN, problem, problem_of
 from evenhand.schemas.errors import EvenhandError, InternalError, InvalidInput, RetryableError
 from evenhand.schemas.service import FieldProblem, Problem
 from evenhand.schemas.verdict import Failure, Verdict
@@ -60,6 +60,8 @@ def error_response(error: EvenhandError, metrics: Metrics) -> Response:
     details = public_problem(error)
     metrics.errors.labels(code=details.code).inc()
     after = error.retry_after if isinstance(error, RetryableError) else None
+    if after is None and details.status in TRY_AGAIN:
+        after = 1.0
     return problem_response(details, retry_after=after)
 
 
@@ -107,7 +109,7 @@ def install(app: FastAPI, metrics: Metrics) -> None:
         found = error.errors()
         if any(e["type"] == "json_invalid" for e in found):
             where = next(e["loc"][-1] for e in found if e["type"] == "json_invalid")
-            return _http_problem(400, f"the body is not JSON (at character {where})", metrics)
+            return http_problem(400, f"the body is not JSON (at character {where})", metrics)
         metrics.errors.labels(code=InvalidInput.code).inc()
         return problem_response(
             problem(
@@ -121,24 +123,20 @@ def install(app: FastAPI, metrics: Metrics) -> None:
 
     async def on_http(_request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return _http_problem(error.status_code, str(error.detail), metrics, error.headers)
+        return http_problem(error.status_code, str(error.detail), metrics, error.headers)
 
     app.add_exception_handler(EvenhandError, on_ours)
     app.add_exception_handler(RequestValidationError, on_validation)
     app.add_exception_handler(HTTPException, on_http)
 
 
-def _http_problem(
+def http_problem(
     status: int, detail: str, metrics: Metrics, headers: Mapping[str, str] | None = None
 ) -> Response:
+    """The response for an error that HTTP knows and the tree does not."""
     code, hint = _HTTP.get(status, ("http_error", ""))
     metrics.errors.labels(code=code).inc()
     return problem_response(problem(code, status, detail, hint=hint), headers=headers)
-
-
-def http_problem(status: int, detail: str, metrics: Metrics) -> Response:
-    """The response for an error that HTTP knows and the tree does not."""
-    return _http_problem(status, detail, metrics)
 
 
 class CatchAll:

@@ -24,6 +24,7 @@ from evenhand.schemas.verdict import Failure
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:evenhand:error:"
+TRY_AGAIN = (429, 503)  # the statuses that carry Retry-After
 
 # The first class that an error is an instance of counts: subclasses stand above their bases.
 _STATUSES: tuple[tuple[type[EvenhandError], int], ...] = (
@@ -80,7 +81,7 @@ def error_of(details: Problem, *, retry_after: float | None = None) -> EvenhandE
     kind = error_class(details.code)
     if kind is None:
         kind = RequestError if details.status < 500 else InternalError
-        if details.status in (429, 503):
+        if details.status in TRY_AGAIN:
             kind = RetryableError
         elif details.status in (502, 504):
             kind = RemoteError
@@ -89,8 +90,8 @@ def error_of(details: Problem, *, retry_after: float | None = None) -> EvenhandE
         message += ": " + "; ".join(f"{e.field}: {e.message}" for e in details.errors)
     error = kind(message, hint=details.hint)
     error.code = details.code
-    if isinstance(error, RetryableError) and retry_after is not None:
-        error.retry_after = retry_after
+    if isinstance(error, RetryableError) and details.status in TRY_AGAIN:
+        error.retry_after = retry_after or error.retry_after or 1.0
     return error
 
 

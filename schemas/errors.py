@@ -27,7 +27,7 @@ unchanged fails again) and `RetryableError` (the request may be fine; try later)
         ├── ConstraintError
         └── DecodeError
 
-This module knows nothing of HTTP; `api/errors.py` maps the tree onto status codes.
+This module knows nothing of HTTP; `api/problems.py` maps the tree onto status codes.
 """
 
 from __future__ import annotations

@@ -78,6 +78,7 @@ def test_every_error_has_its_status_and_survives_the_wire(start: Any, code: str)
         assert details.instance is not None
     else:
         assert (details.detail, details.hint) == ("what happened", "how to mend it")
+    assert ("retry-after" in reply.headers) == (details.status in (429, 503))
     back = error_of(details)
     assert type(back) is type(error)
     assert back.code == code
