@@ -61,7 +61,8 @@ format: $(DONE)/dev ## mend what ruff can mend
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-UV = $(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
+# One version of each package for every Python (--fork-strategy): one set of types, one set of numbers.
+UV = $(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 lock: | $(BIN)/python ## resolve the lock files; UPGRADE=1 takes the newest versions
 	$(PIP) install --quiet uv
