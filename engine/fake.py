@@ -12,7 +12,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any, TypeVar, cast
 
 from evenhand.engine.base import Completion, ModelInfo, OnText, Scores
@@ -195,6 +195,8 @@ class FakeEngine:
                 raise Unavailable("the engine was closed before the work was done")
             if self._delay:
                 time.sleep(self._delay)
+            if future.cancelled():
+                raise CancelledError
             if deadline is not None and time.monotonic() > deadline:
                 raise DeadlineExceeded("the deadline passed before the work was done")
             if self._fail is not None:

@@ -75,8 +75,12 @@ class BaseGenerator(ABC):
         self.close()
 
 
-def check_samples(n: int) -> None:
-    """Raise `InvalidInput` unless `n` is a number of samples that may be asked for."""
+def check_request(prompt: object, n: int) -> None:
+    """Raise `InvalidInput` unless the prompt is text and `n` may be asked for."""
+    if not isinstance(prompt, str):
+        raise InvalidInput(
+            f"the prompt is {type(prompt).__name__}, not text", hint="Give the prompt as a string."
+        )
     if not 1 <= n <= SAMPLES_LIMIT:
         raise InvalidInput(
             f"{n} samples were asked for", hint=f"Ask for 1 to {SAMPLES_LIMIT} at a time."

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from evenhand.engine import futures, open_engine
 from evenhand.engine.base import Completion, Engine
 from evenhand.engine.prompt import Message, Segment
-from evenhand.generator.base import BaseGenerator, OnText, check_samples, seeded
+from evenhand.generator.base import BaseGenerator, OnText, check_request, seeded
 from evenhand.prompts import Template, Words, load
 from evenhand.schemas.errors import InvalidInput
 from evenhand.schemas.fingerprint import fingerprint_of
@@ -68,7 +68,7 @@ class Generator(BaseGenerator):
     ) -> Future[list[Generation]]:
         """See `BaseGenerator.submit`."""
         started = time.monotonic()
-        check_samples(n)
+        check_request(prompt, n)
         sampling = seeded(sampling or self._sampling)
         blocks = self.template.render(untrusted={"prompt": prompt, "system": system})
         encoded = self._engine.encode(self._segments(blocks), reserve=1)

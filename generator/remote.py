@@ -12,7 +12,7 @@ from evenhand.engine import futures
 from evenhand.engine.pool import Call
 from evenhand.engine.remote import Dialect, RemoteServer
 from evenhand.engine.reply import Reply
-from evenhand.generator.base import BaseGenerator, OnText, check_samples, seeded
+from evenhand.generator.base import BaseGenerator, OnText, check_request, seeded
 from evenhand.prompts import Template, Words, load
 from evenhand.prompts.fences import defang_control
 from evenhand.schemas.errors import InvalidInput
@@ -82,7 +82,7 @@ class RemoteGenerator(BaseGenerator):
     ) -> Future[list[Generation]]:
         """See `BaseGenerator.submit`. Each sample is a request of its own."""
         started = time.monotonic()
-        check_samples(n)
+        check_request(prompt, n)
         sampling = seeded(sampling or self._sampling)
         blocks = self.template.render(untrusted={"prompt": prompt, "system": system})
         path, body = self._request(blocks)

@@ -186,6 +186,15 @@ class BaseJudge(ABC):
         }
 
 
+def check_texts(prompt: object, response: object) -> None:
+    """Raise `InvalidInput` unless both are text; rows of a file may hold anything."""
+    for name, value in (("prompt", prompt), ("response", response)):
+        if not isinstance(value, str):
+            raise InvalidInput(
+                f"{name} is {type(value).__name__}, not text", hint=f"Give {name} as a string."
+            )
+
+
 def _margin(probabilities: Mapping[str, float] | None) -> float | None:
     if probabilities is None:
         return None

@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from evenhand.engine import futures
-from evenhand.judge.base import BaseJudge
+from evenhand.judge.base import BaseJudge, check_texts
 from evenhand.schemas.errors import InvalidInput
 from evenhand.schemas.fingerprint import fingerprint_of
 from evenhand.schemas.taxonomy import Taxonomy
@@ -143,16 +143,10 @@ def _settled(
     response: object,
     label: Callable[[], tuple[str, str | None]],
 ) -> Future[Verdict]:
-    for name, value in (("prompt", prompt), ("response", response)):
-        if not isinstance(value, str):
-            return futures.done(
-                judge.failed(
-                    InvalidInput(
-                        f"{name} is {type(value).__name__}, not text",
-                        hint=f"Give {name} as a string.",
-                    )
-                )
-            )
+    try:
+        check_texts(prompt, response)
+    except InvalidInput as exc:
+        return futures.done(judge.failed(exc))
     found, why = label()
     answer = {"label": found} if why is None else {"reason": why, "label": found}
     return futures.done(judge._judged(json.dumps(answer), reasoned=why is not None))

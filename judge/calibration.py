@@ -71,14 +71,11 @@ class Calibration(BaseModel):
         labels = list(log_probs)
         self.check(labels)
         logits = np.array([log_probs[label] for label in labels], dtype=np.float64)
-        top = logits.max()
-        if not np.isfinite(top):  # NaN anywhere makes the maximum NaN
+        if not np.isfinite(logits.max()):  # NaN anywhere makes the maximum NaN
             raise InvalidInput(
                 f"no log-probabilities: {logits.tolist()}", hint="Give at least one finite value."
             )
-        logits = logits - top
-        # Floored, so that an impossible label stays finite under any scale, and stays last.
-        logits = np.maximum(logits, _FLOOR)
+        logits = _over_the_set(logits)
         if self.scale:
             logits = logits * [self.scale[label] for label in labels]
             logits = logits + [self.bias[label] for label in labels]
@@ -92,7 +89,8 @@ class Calibration(BaseModel):
 
 IDENTITY = Calibration()
 
-_FLOOR = -1e6
+# An impossible label counts as this likely (in nats), so that it stays finite and last.
+_FLOOR = -1e4
 _LEAST_SCALE = 1e-3
 
 
@@ -118,7 +116,7 @@ def fit(
     if method == "identity":
         return IDENTITY
     k = len(labels)
-    x = np.maximum(x - x.max(axis=1, keepdims=True), -1e3)
+    x = _over_the_set(x)
     # d logits / d theta, (rows, labels, parameters): its own logit for each label's scale (or all
     # labels' one scale), and for vector scaling an intercept.
     if method == "temperature":
@@ -139,6 +137,14 @@ def fit(
         fitted_on=fitted_on,
         rows=len(y),
     )
+
+
+def _over_the_set(log_probs: np.ndarray) -> np.ndarray:
+    """Log-probabilities given that one of the labels is meant: each row sums to 1."""
+    shifted = log_probs - log_probs.max(axis=-1, keepdims=True)
+    total = np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    floored: np.ndarray = np.maximum(shifted - total, _FLOOR)
+    return floored
 
 
 def _check_rows(x: np.ndarray, y: np.ndarray, labels: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ from typing import TypeVar
 from evenhand.engine import futures, open_engine
 from evenhand.engine.base import Completion, Engine, Scores
 from evenhand.engine.prompt import Message, Prompt, Segment
-from evenhand.judge.base import QUEUE_PAUSE, BaseJudge
+from evenhand.judge.base import BaseJudge, check_texts
 from evenhand.judge.cache import VerdictCache
 from evenhand.judge.calibration import IDENTITY, Calibration
 from evenhand.judge.policy import Policy
@@ -42,6 +42,7 @@ T = TypeVar("T")
 REASON_TOKENS = 96
 LEAST_REASON_TOKENS = 16  # room for `{"reason":"` in any vocabulary, and for a word
 NEAR_TIE = 1e-3
+SECOND_PAUSE = 0.01  # seconds until an item that is half done asks for room again
 MASS_FLOOR = 0.01
 
 
@@ -137,6 +138,7 @@ class Judge(BaseJudge):
             return self.failed(error, seconds=time.monotonic() - started, notes=notes)
 
         try:
+            check_texts(prompt, response)
             if self._cache is not None and (hit := self._cache.get(key)) is not None:
                 return futures.done(hit)
             encoded = self._encode(prompt, response, reason, notes)
@@ -303,7 +305,7 @@ def _when_room(start: Callable[[], Future[T]], deadline: float | None) -> Future
                 )
                 return
             # The thread that settles futures is the engine's own: it must not sleep here.
-            timer = threading.Timer(QUEUE_PAUSE, attempt)
+            timer = threading.Timer(SECOND_PAUSE, attempt)
             timer.daemon = True
             timer.start()
         except BaseException as exc:

@@ -16,7 +16,7 @@ from evenhand.engine import futures
 from evenhand.engine.pool import Call
 from evenhand.engine.remote import RemoteServer
 from evenhand.engine.reply import Reply
-from evenhand.judge.base import BaseJudge
+from evenhand.judge.base import BaseJudge, check_texts
 from evenhand.judge.cache import VerdictCache
 from evenhand.judge.calibration import IDENTITY, Calibration
 from evenhand.judge.llm import NEAR_TIE
@@ -129,6 +129,7 @@ class RemoteJudge(BaseJudge):
             return verdict
 
         try:
+            check_texts(prompt, response)
             if self._cache is not None and (hit := self._cache.get(key)) is not None:
                 return futures.done(hit)
             body = self._request(prompt, response, reason, notes)

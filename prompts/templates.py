@@ -221,6 +221,12 @@ def available(kind: Kind) -> list[str]:
     return sorted(e.name.removesuffix(".j2") for e in folder.iterdir() if e.name.endswith(".j2"))
 
 
+def _printable(value: object) -> object:
+    if value is None:  # Jinja would print "None"
+        raise TypeError("a value that is not there is printed; ask `is not none` first")
+    return value
+
+
 def _environment() -> jinja2.Environment:
     # Sandboxed: a template from elsewhere may choose words, not run code.
     return ImmutableSandboxedEnvironment(
@@ -229,4 +235,5 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
         autoescape=False,  # prompts are text, not HTML
+        finalize=_printable,
     )

@@ -65,6 +65,8 @@ class Handler(BaseHTTPRequestHandler):
             self.standin.most_at_once = max(self.standin.most_at_once, self.standin.at_once)
         try:
             step(self, body)
+        except ConnectionError:  # the client hung up on the answer
+            self.close_connection = True
         finally:
             with self.standin.lock:
                 self.standin.at_once -= 1

@@ -92,6 +92,7 @@ def test_the_judge_prompt_holds_the_whole_taxonomy(name: str, reason: bool) -> N
         ("{% block user %}{% if prompt == '' %}x{% endif %}y{% endblock %}", "compared"),
         ("{% block user %}{% if 'x' in prompt %}x{% endif %}y{% endblock %}", "iterable|Slot"),
         ("{% block user %}\ue000other\ue001{% endblock %}", "bare"),
+        ("{% block user %}{{ none }}{% endblock %}", "not there"),
         ("{% block user %}{{ 1 / 0 }}{% endblock %}", "cannot be rendered"),
         ("{% block user %}{{ ''.__class__.__mro__ }}{% endblock %}", "unsafe"),
         ("{% block user %}{% for i in range(10**9) %}x{% endfor %}{% endblock %}", "Range"),
