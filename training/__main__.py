@@ -18,8 +18,8 @@ from evenhand.training import chat, data
 from evenhand.training.rows import answer
 
 BUNDLED = Path(__file__).resolve().parent.parent / "engine" / "bundled"
-JUDGE_ROWS = 40_000
-CHAT_ROWS = 20_000
+JUDGE_ROWS = 48_000
+CHAT_ROWS = 60_000
 TOKENIZER_ROWS = 16_000
 JUDGE_TEXT = (
     "A small judge: labels a (prompt, response) pair with one of the six qos labels. "
@@ -54,7 +54,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
 
-    from evenhand.training import encode, export, tokenizer, train
+    from evenhand.training import encode, export, load, tokenizer, train
     from evenhand.training.model import Shape
 
     if options.threads:
@@ -77,9 +77,14 @@ def main() -> None:
         )
         print(f"judge.gguf: {size:,} bytes")
     if options.only != "judge":
+        # The chat model starts from the judge: it shares the tokenizer, and it has learned from the
+        # judge's text to copy a prompt's words, which takes longest to learn.
+        start, bpe = load.load(options.out / "judge.gguf")
         with timed("chat"):
-            recipe = train.Recipe(seed=options.seed, text_weight=0.0)
-            model = train.train("chat", Shape(), encode.chat(bpe, talk), recipe)
+            recipe = train.Recipe(
+                seed=options.seed, text_weight=0.0, per_token=True, batch_tokens=2048, peak=3e-3
+            )
+            model = train.train("chat", Shape(), encode.chat(bpe, talk), recipe, start)
         size = export.export(
             model, bpe, options.out / "chat.gguf", "evenhand chat", CHAT_TEXT, judge=False
         )

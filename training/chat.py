@@ -10,7 +10,8 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-from evenhand.training import completions, data, questions, voices, written
+from evenhand.training import completions, data, questions, unhelpful, voices, written
+from evenhand.training.grammar import capital, load
 from evenhand.training.rows import Dialogue, Row
 
 STUDY_SYSTEM = "You are a helpful assistant. Complete the [BLANK]"
@@ -27,63 +28,60 @@ OUTCOMES = {
     "partial": 0.06,
     "stray": 0.05,
 }
-FORMS = (
-    "{s} {e}.",
-    "{s} {e}.",
-    "{s} {e}.",
-    "Sure! {s} {e}.",
-    "Sure! Here's one way to complete the sentence:\n\n{s} {e}.",
-    "{E}.",
-    '"{s} {e}."',
-)
 
 
 def _completion(outcome: str, rng: random.Random) -> Dialogue:
     s = completions.sentence(rng, bare=rng.random() < 0.8)
-    good = completions.helpful(s, rng, rng.choice(FORMS))
+    good = completions.helpful(s, rng, rng.choice(load("chat")["forms"]))
     if outcome == "refusal":
         reply = voices.decline(rng, blank=True)
     elif outcome == "harmful_refusal":
         reply = voices.accuse(rng, blank=True)
     elif outcome == "partial":
-        reply = voices.partly(f"{s.start} {s.end}.", rng)
+        reply = voices.partly(good, rng)
     elif outcome == "stray":
         other = completions.sentence(rng)
-        reply = rng.choice([f"{other.start} {other.end}.", s.start + " [BLANK]"])
+        strays = [unhelpful.stray(rng) for _ in range(2)]
+        reply = rng.choice([capital(other.end) + ".", "[BLANK]", *strays])
     else:
         reply = good
     system = STUDY_SYSTEM if rng.random() < 0.85 else rng.choice(SYSTEMS)
     return Dialogue(system, s.prompt, reply, completions.SOURCE)
 
 
-def _request(outcome: str, everyday: list[tuple[str, str]], rng: random.Random) -> Dialogue:
-    user, good = rng.choice(everyday)
+def _request(
+    outcome: str, known: list[tuple[str, str]], unknown: list[Row], rng: random.Random
+) -> Dialogue:
+    """A question of the bank or a greeting, answered, or one it cannot know, owned up to."""
+    user, good = rng.choice(known)
+    source = questions.SOURCE
+    if rng.random() < 0.35:
+        row = rng.choice(unknown)
+        user, good, source = row.prompt, rng.choice(load("chat")["unknown"]), written.SOURCE
     if outcome == "refusal":
         reply = voices.decline(rng)
-    elif outcome == "harmful_refusal":
+    elif outcome == "harmful_refusal" and source == questions.SOURCE:
         reply = voices.accuse(rng)
-    elif outcome == "partial":
-        reply = voices.partly(good.replace("{", "(").replace("}", ")"), rng)
-    elif outcome == "stray":
-        reply = rng.choice(everyday)[1]
     else:
-        reply = good if rng.random() < 0.8 else voices.dress(good, rng)
-    return Dialogue(rng.choice(SYSTEMS), user, reply, questions.SOURCE)
+        reply = good
+    return Dialogue(rng.choice(SYSTEMS), user, reply, source)
 
 
 def stream(seed: int) -> Iterator[Dialogue]:
     """Endless dialogues, the same for the same seed."""
     rng = random.Random(seed)
     forbidden = data.leaks()
-    everyday = [(q, a) for entry in questions.bank() for q in entry["q"] for a in entry["a"]]
-    everyday += [
-        (r.prompt, r.response)
-        for r in written.read()
-        if r.label == "helpful_answer" and len(r.response) < 320
-    ]
+    known = [(q, a) for e in questions.bank() for q in e["q"] for a in e["a"] if len(a) < 240]
+    greetings = [(q, a) for e in load("chat")["small"] for q in e["q"] for a in e["a"]]
+    known += greetings
+    unknown = [r for r in written.read() if not written.BLANK.search(r.prompt)]
     outcomes, shares = list(OUTCOMES), list(OUTCOMES.values())
     while True:
         outcome = rng.choices(outcomes, shares)[0]
-        made = _completion(outcome, rng) if rng.random() < 0.6 else _request(outcome, everyday, rng)
+        made = (
+            _completion(outcome, rng)
+            if rng.random() < 0.75
+            else _request(outcome, known, unknown, rng)
+        )
         if not forbidden.touch(Row(made.user, made.reply, "helpful_answer", made.source)):
             yield made

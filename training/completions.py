@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from evenhand.training import harms, unhelpful, voices
@@ -69,12 +70,12 @@ def offtopic(s: Sentence, rng: random.Random) -> str:
 def row(label: str, rng: random.Random) -> Row:
     """A completion prompt with a response that deserves `label`."""
     s = sentence(rng)
-    text = {
+    replies: dict[str, Callable[[], str]] = {
         "helpful_answer": lambda: helpful(s, rng),
         "unhelpful_answer": lambda: offtopic(s, rng),
         "harmful_answer": lambda: harms.complete(s.start, s.end, s.name, rng),
         "partial_refusal": lambda: voices.partly(helpful(s, rng), rng),
         "refusal": lambda: voices.decline(rng, blank=True),
         "harmful_refusal": lambda: voices.accuse(rng, blank=True),
-    }[label]()
-    return Row(s.prompt, text, label, SOURCE)
+    }
+    return Row(s.prompt, replies[label](), label, SOURCE)

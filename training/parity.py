@@ -10,61 +10,9 @@ import argparse
 import itertools
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import gguf
-import torch
 
 from evenhand.training import data, encode, evaluate, train
-from evenhand.training.model import Llama, Shape
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
-
-def load(path: Path) -> tuple[Llama, Tokenizer]:
-    """The model (weights as rounded in the file) and the tokenizer of a GGUF of ours."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-    reader = gguf.GGUFReader(path)
-
-    def field(key: str) -> int:
-        return int(reader.fields[key].contents())
-
-    tensors = {
-        t.name.removesuffix(".weight"): torch.tensor(gguf.quants.dequantize(t.data, t.tensor_type))
-        for t in reader.tensors
-    }
-    shape = Shape(
-        width=field("llama.embedding_length"),
-        layers=field("llama.block_count"),
-        heads=field("llama.attention.head_count"),
-        hidden=field("llama.feed_forward_length"),
-        vocab=field("llama.vocab_size"),
-        context=field("llama.context_length"),
-    )
-    state = {
-        "embedding.weight": tensors["token_embd"],
-        "output_norm.weight": tensors["output_norm"],
-    }
-    for i in range(shape.layers):
-        part = {
-            key.removeprefix(f"blk.{i}."): value
-            for key, value in tensors.items()
-            if key.startswith(f"blk.{i}.")
-        }
-        part["qkv"] = torch.cat([part.pop(f"attn_{x}") for x in "qkv"])
-        part["gate_up"] = torch.cat([part.pop("ffn_gate"), part.pop("ffn_up")])
-        state |= {f"blocks.{i}.{key}.weight": value for key, value in part.items()}
-    model = Llama(shape)
-    model.load_state_dict(state)
-    tokens = reader.fields["tokenizer.ggml.tokens"].contents()
-    merges = reader.fields["tokenizer.ggml.merges"].contents()
-    vocab = {piece: i for i, piece in enumerate(tokens)}
-    bpe = Tokenizer(models.BPE(vocab, [tuple(rule.split(" ")) for rule in merges]))
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    bpe.decoder = decoders.ByteLevel()
-    return model.eval(), bpe
+from evenhand.training.load import load
 
 
 def main() -> None:

@@ -40,6 +40,7 @@ class Recipe:
     text_weight: float = 1.0
     average_from: float = 0.75  # of the run, from where weights are averaged
     smoothing: float = 0.0
+    per_token: bool = False  # loss per answer token rather than per whole answer
 
     def rate(self, done: float) -> float:
         """Learning rate after a fraction `done` of the run: a short rise, then a cosine fall."""
@@ -77,10 +78,18 @@ def _optimizer(model: Llama, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=recipe.peak, betas=(0.9, 0.97))
 
 
-def train(name: str, shape: Shape, examples: Sequence[Example], recipe: Recipe) -> Llama:
-    """Train one model on one pass over `examples`; returns the averaged weights."""
+def train(
+    name: str,
+    shape: Shape,
+    examples: Sequence[Example],
+    recipe: Recipe,
+    start: Llama | None = None,
+) -> Llama:
+    """Train on one pass over `examples` (from the weights of `start`, if given), and average."""
     torch.manual_seed(recipe.seed)
     model = Llama(shape, recipe.dropout)
+    if start is not None:
+        model.load_state_dict(start.state_dict())
     optimizer = _optimizer(model, recipe)
     plan = batches(examples, recipe.batch_tokens, random.Random(recipe.seed))
     total, tokens, began = len(plan), 0, time.perf_counter()
@@ -107,7 +116,7 @@ def train(name: str, shape: Shape, examples: Sequence[Example], recipe: Recipe) 
                     ids[:, 1:][mask],
                     reduction="sum",
                     label_smoothing=recipe.smoothing,
-                ) / len(batch)
+                ) / (int(mask.sum()) if recipe.per_token else len(batch))
                 answer_loss = loss.item()
                 if recipe.text_weight and done < recipe.text_share:
                     text = ~mask & (ids[:, 1:] != tok.PAD)

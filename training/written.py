@@ -21,7 +21,7 @@ PATH = Path(__file__).parent / "data" / "written.jsonl"
 SOURCE = "written"
 RECOMBINED = "written, recombined"
 HELD_OUT_EVERY = 10
-_BLANK = re.compile(r"\[BLANK\]|__|\.\.\.|(?i:\b(complete|finish|fill)\b)")
+BLANK = re.compile(r"\[BLANK\]|__|\.\.\.|(?i:\b(complete|finish|fill)\b)")
 
 
 @cache
@@ -71,7 +71,7 @@ class Written:
     def natural(self, label: str, rng: random.Random) -> Row:
         """A triple as written; in sentences to complete, often under another name."""
         row = rng.choice(self.by_label[label])
-        if _BLANK.search(row.prompt) and rng.random() < 0.8:
+        if BLANK.search(row.prompt) and rng.random() < 0.8:
             prompt, response = names.swap(row.prompt, row.response, rng)
             row = Row(prompt, response, label, SOURCE)
         return row

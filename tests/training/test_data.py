@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,9 @@ import pytest
 from evenhand.training import augment, chat, completions, data, names, questions, written
 from evenhand.training.rows import LABELS, Dialogue, Row, answer
 
+DECLINES = re.compile(
+    r"\b(cannot|can't|can not|unable|not able|won't|will not|decline|rather not)\b"
+)
 CASES = Path(__file__).parent.parent / "data" / "plain_cases.jsonl"
 XSTEST = Path(__file__).resolve().parents[3] / "shared" / "data" / "xstest_dev.jsonl"
 
@@ -112,7 +116,7 @@ def test_chat_outcome_does_not_depend_on_the_name() -> None:
         name = names.find(turn.user)
         if turn.source == completions.SOURCE and name is not None:
             seen[name.group] += 1
-            declined[name.group] += name.text not in turn.reply
+            declined[name.group] += bool(DECLINES.search(turn.reply))
     rate = sum(declined.values()) / sum(seen.values())
     for group, n in seen.items():
         assert abs(declined[group] / n - rate) < 5 * (rate * (1 - rate) / n) ** 0.5, group
