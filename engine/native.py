@@ -54,8 +54,25 @@ def _start() -> None:
         if _started:
             return
         llama_cpp.llama_log_set(_quiet, ctypes.c_void_p(0))
+        _load_backends()
         llama_cpp.llama_backend_init()
         _started = True
+
+
+def _load_backends() -> None:
+    """Load ggml's backends from beside libllama, where the build left them to be loaded at run time.
+
+    A build with GGML_BACKEND_DL (the container image, CUDA with portable CPU code) starts with none,
+    and by itself llama.cpp would look for them beside the Python executable and in the working
+    directory. It picks the best that this processor runs. Other builds have theirs linked in.
+    """
+    # Through libllama's own handle: opening libggml by its path could load a second copy of it.
+    library = llama_cpp.llama_cpp._lib
+    library.ggml_backend_reg_count.restype = ctypes.c_size_t
+    if library.ggml_backend_reg_count() == 0:
+        load = library.ggml_backend_load_all_from_path
+        load.argtypes, load.restype = [ctypes.c_char_p], None
+        load(os.fsencode(Path(library._name).parent))
 
 
 def _why() -> str:
