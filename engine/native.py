@@ -60,11 +60,11 @@ def _start() -> None:
 
 
 def _load_backends() -> None:
-    """Load ggml's backends from beside libllama, where the build left them to be loaded at run time.
+    """Load ggml's backends from beside libllama, where the build left them for run time.
 
-    A build with GGML_BACKEND_DL (the container image, CUDA with portable CPU code) starts with none,
-    and by itself llama.cpp would look for them beside the Python executable and in the working
-    directory. It picks the best that this processor runs. Other builds have theirs linked in.
+    A build with GGML_BACKEND_DL (the container image) starts with none, and by itself llama.cpp
+    would look for them beside the Python executable and in the working directory. It picks the
+    best that this processor runs. Other builds have theirs linked in.
     """
     # Through libllama's own handle: opening libggml by its path could load a second copy of it.
     library = llama_cpp.llama_cpp._lib
