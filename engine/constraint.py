@@ -135,8 +135,9 @@ class Compiler:
         file = None if self._cache_dir is None else self._cache_dir / "index" / f"{key}.pickle"
         if file is not None and (index := _read(file)) is not None:
             return index
+        vocabulary = self._tokenizer.vocabulary()
         try:
-            index = Index(regex, self._tokenizer.vocabulary())
+            index = Index(regex, vocabulary)
         except Exception as exc:
             raise UnsupportedSchema(
                 f"outlines cannot index this JSON schema over the model's vocabulary: {exc}",

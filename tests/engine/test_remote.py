@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import email.utils
+import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +29,8 @@ from standin import (
     stream,
 )
 
-from evenhand.engine.remote import RemoteAddress, RemoteServer
+from evenhand.engine.pool import Call
+from evenhand.engine.remote import RemoteAddress, RemoteServer, _Line
 from evenhand.engine.reply import Reply
 from evenhand.schemas.errors import (
     DeadlineExceeded,
@@ -136,7 +139,7 @@ def test_a_refused_key_is_the_callers_to_mend_and_not_shown() -> None:
     ):
         ask(remote).result(5)
     assert isinstance(caught.value, RequestError)
-    assert "key" in caught.value.hint
+    assert "API key" in caught.value.hint
     assert "sk-secret" not in str(caught.value)
 
 
@@ -229,6 +232,24 @@ def test_cancelling_cuts_the_connection_and_frees_the_thread() -> None:
         assert ask(remote).result(2).text == "next"
         with pytest.raises(CancelledError):
             future.result()
+
+
+def test_a_call_stopped_while_it_connects_is_cut_as_soon_as_it_has() -> None:
+    """The socket is not there yet when the call is stopped, so nothing can be cut then."""
+
+    class Stream:
+        def get_extra_info(self, _: str) -> socket.socket:
+            return ours
+
+    ours, theirs = socket.socketpair()
+    theirs.settimeout(1)
+    line, call = _Line(ssl.create_default_context()), Call()
+    call.stop()
+    line.tracer(call)("connection.connect_tcp.complete", {"return_value": Stream()})
+    assert theirs.recv(1) == b""
+    for end in (ours, theirs):
+        end.close()
+    line.client.close()
 
 
 def test_cancelling_ends_a_pause_between_attempts() -> None:
