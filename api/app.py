@@ -16,10 +16,11 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi_offline import FastAPIOffline
 
 from evenhand.api import errors
 from evenhand.api.context import Context
-from evenhand.api.guard import BodyLimit, Guard
+from evenhand.api.guard import DOCS_FILES, BodyLimit, Guard
 from evenhand.api.metrics import Metered, Metrics
 from evenhand.api.routes import about, generate, judge, respond
 from evenhand.api.routes.base import PROBLEM_SCHEMA
@@ -55,12 +56,13 @@ def create_app(settings: Settings | None = None, services: Services | None = Non
             # Draining waits for engines, which must not stop the loop that delivers their results.
             await asyncio.to_thread(services.close)
 
-    app = FastAPI(
+    app = FastAPIOffline(
         title="evenhand",
         version=version("evenhand"),
         description=DESCRIPTION,
         lifespan=lifespan,
         redoc_url=None,
+        static_url=DOCS_FILES,
     )
     app.state.context = Context(settings, services, metrics)
     errors.install(app, metrics)

@@ -18,6 +18,7 @@ from evenhand.schemas.errors import Unauthorized
 # Health must answer load balancers that have no key; the documentation holds nothing secret.
 # /metrics tells how the service is used, so it wants the key like everything else.
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
+DOCS_FILES = "/docs-files"  # what /docs loads: it works without a network
 
 
 class Guard:
@@ -36,7 +37,7 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+        if scope["type"] == "http" and not _is_open(scope["path"]):
             headers = Headers(scope=scope)
             if self._digests and not self._has_key(headers):
                 error = Unauthorized("the API key is missing or wrong")
@@ -85,6 +86,10 @@ class BodyLimit:
             return message
 
         await self._app(scope, limited, send)
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN_PATHS or path.startswith(f"{DOCS_FILES}/")
 
 
 def _digest(key: str) -> bytes:

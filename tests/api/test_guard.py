@@ -53,7 +53,7 @@ def test_all_but_health_and_documentation_is_closed(start: Any) -> None:
     service = start(api_keys=KEYS)
     for path in CLOSED:
         assert service.http.get(path).status_code == 401
-    for path in ("/healthz", "/readyz", "/docs", "/openapi.json"):
+    for path in ("/healthz", "/readyz", "/docs", "/docs-files/swagger-ui.css", "/openapi.json"):
         assert service.http.get(path).status_code == 200
 
 

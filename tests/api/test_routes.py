@@ -246,7 +246,13 @@ def test_models_are_listed_as_openai_clients_expect(service: Any) -> None:
 def test_health_and_docs(service: Any) -> None:
     assert service.http.get("/healthz").json() == {"status": "ok"}
     assert service.http.get("/readyz").json() == {"status": "ready"}
-    assert service.http.get("/docs").status_code == 200
+    page = service.http.get("/docs")
+    assert page.status_code == 200
+    # Everything that the page loads comes from the service itself: no network is needed.
+    loads = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert len(loads) == 3
+    assert all(service.http.get(path).status_code == 200 for path in loads)
+    assert all(path.startswith("/docs-files/") for path in loads)
 
 
 def test_a_baseline_judges_without_a_model(start: Any) -> None:
