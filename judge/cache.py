@@ -32,8 +32,8 @@ class VerdictCache:
             if verdict is None:
                 return None
             self._verdicts.move_to_end(digest)
-        # A copy, so that a caller who edits its dicts does not edit ours.
-        return verdict.model_copy(update={"cached": True, "seconds": 0.0}, deep=True)
+        # Validating the copy builds dicts of its own: a caller who edits them does not edit ours.
+        return verdict.model_copy(update={"cached": True, "seconds": 0.0})
 
     def put(self, key: Key, verdict: Verdict) -> None:
         """Keep a verdict that has a label."""

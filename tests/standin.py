@@ -7,6 +7,8 @@ function of the handler and the request's JSON; the makers below cover what serv
 from __future__ import annotations
 
 import json
+import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -154,8 +156,16 @@ def hang(handler: Handler, _: dict[str, Any]) -> None:
 
 def hang_up(handler: Handler, _: dict[str, Any]) -> None:
     """Close the connection without a word."""
-    handler.connection.close()
     handler.close_connection = True
+    handler.rfile.close()  # it holds the socket open as well
+    handler.connection.close()
+
+
+def reset(handler: Handler, _: dict[str, Any]) -> None:
+    """End the connection with a reset, which no client can take for an end."""
+    handler.wfile.flush()
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    hang_up(handler, {})
 
 
 def cut_short(handler: Handler, _: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ from standin import (
     hang_up,
     json_reply,
     raw_reply,
+    reset,
     slowly,
     stand_in,
     stream,
@@ -319,6 +320,7 @@ def test_a_stream_is_handed_out_piece_by_piece() -> None:
     ("step", "said"),
     [
         (stream(["half"], then=hang_up), "broke off|cannot be reached"),
+        (stream(["half"], then=slowly(0.1, reset)), "broke off: .* cannot be reached"),
         (stream(["half"], finish=None, done=False), "broke off"),
         (
             stream(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 from evenhand.judge import MajorityJudge, VerdictCache
+from evenhand.schemas.errors import DecodeError, InputTooLong
 
 VERDICT = MajorityJudge().judge("p", "r")
 
@@ -40,6 +41,14 @@ def test_the_least_recently_used_goes_first() -> None:
     empty = VerdictCache(size=0)
     empty.put(one, VERDICT)
     assert empty.get(one) is None
+
+
+def test_only_labels_are_kept() -> None:
+    cache = VerdictCache()
+    judge = MajorityJudge()
+    for error in (InputTooLong("too long"), DecodeError("once")):
+        cache.put(("f", "p", "r", False), judge.failed(error))
+    assert len(cache) == 0
 
 
 def test_what_a_caller_does_to_a_verdict_stays_with_the_caller() -> None:
