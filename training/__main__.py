@@ -77,8 +77,8 @@ def main() -> None:
         )
         print(f"judge.gguf: {size:,} bytes")
     if options.only != "judge":
-        # The chat model starts from the judge: it shares the tokenizer, and it has learned from the
-        # judge's text to copy a prompt's words, which takes longest to learn.
+        # The chat model starts from the judge's file: the two share a tokenizer, and the judge has
+        # read more text than there is time for here.
         start, bpe = load.load(options.out / "judge.gguf")
         with timed("chat"):
             recipe = train.Recipe(
