@@ -110,12 +110,14 @@ class Engine(Protocol):
         schema: Mapping[str, Any],
         *,
         deadline: float | None = None,
+        admitted: bool = False,
     ) -> Future[Scores]:
         """Score each of `answers` as the whole continuation of `prompt`, exactly.
 
         Each answer must be accepted by the constraint compiled from `schema`
         (else `ConstraintError`). What all answers begin with is evaluated but not scored.
-        Errors as for `generate`.
+        `admitted` work continues an item that was let in already: neither a full queue nor a
+        closing engine that drains turns it away. Errors as for `generate`.
         """
         ...
 

@@ -197,6 +197,7 @@ class LlamaEngine:
         schema: Mapping[str, Any],
         *,
         deadline: float | None = None,
+        admitted: bool = False,
     ) -> Future[Scores]:
         """See `base.Engine.score`."""
         trie = self._trie(tuple(answers), schema)
@@ -206,7 +207,7 @@ class LlamaEngine:
                 f"and at most {self._info.context} fit"
             )
         task = ScoreTask(prompt, trie, Future(), deadline)
-        self._submit([task])
+        self._submit([task], admitted=admitted)
         return task.future
 
     def close(self, *, drain: bool = True) -> None:
@@ -215,8 +216,8 @@ class LlamaEngine:
         self._drop = self._drop or not drain
         self._worker.close()
 
-    def _submit(self, tasks: list[Task] | list[GenerateTask] | list[ScoreTask]) -> None:
-        self._scheduler.submit(tasks)
+    def _submit(self, tasks: Sequence[Task], *, admitted: bool = False) -> None:
+        self._scheduler.submit(tasks, admitted=admitted)
         self._worker.wake()
 
     def _trie(self, answers: tuple[str, ...], schema: Mapping[str, Any]) -> Trie:
@@ -273,6 +274,7 @@ class LlamaEngine:
             return not self._scheduler.idle
 
     def _free(self) -> None:
+        self._scheduler.end()
         self._context.close()
         self._model.close()
 

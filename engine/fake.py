@@ -155,6 +155,7 @@ class FakeEngine:
         schema: Mapping[str, Any],
         *,
         deadline: float | None = None,
+        admitted: bool = False,
     ) -> Future[Scores]:
         """Log-probabilities from a hash of (prompt, answer), or 0.9 for the picked answer."""
         text = self.decode(prompt.tokens)
@@ -176,7 +177,7 @@ class FakeEngine:
             log_probs = tuple(math.log(w / total) for w in weights)
             return Scores(log_probs, log_probs.index(max(log_probs)), len(prompt))
 
-        return self._submit("score", text, work, deadline)
+        return self._submit("score", text, work, deadline, admitted)
 
     def close(self, *, drain: bool = True) -> None:
         """Refuse new work, and finish the rest or drop it."""
@@ -186,7 +187,12 @@ class FakeEngine:
         self._pool.shutdown(wait=True)
 
     def _submit(
-        self, kind: str, text: str, work: Callable[[], T], deadline: float | None
+        self,
+        kind: str,
+        text: str,
+        work: Callable[[], T],
+        deadline: float | None,
+        admitted: bool = False,
     ) -> Future[T]:
         future: Future[T] = Future()
 
@@ -221,12 +227,16 @@ class FakeEngine:
                 resolve(future, cast("T", outcome))
 
         with self._lock:
-            if self._closed:
+            if self._closed and not admitted:
                 raise Unavailable("the engine is closed")
-            if self._waiting >= self._queue:
+            if self._waiting >= self._queue and not admitted:
                 raise QueueFull(f"{self._queue} items are waiting already")
             self._waiting += 1
-            self._pool.submit(run)
+            late = self._closed
+            if not late:
+                self._pool.submit(run)
+        if late:  # the pool takes nothing new while it drains; this runs on its thread
+            run()
         return future
 
 

@@ -55,18 +55,23 @@ class Scheduler:
         self._ids = list(range(MAX_SEQUENCES))
         self._cells = context.n_ctx
         self._open = True
+        self._ended = False
         self._denied: Task | None = None  # the first prefilling task, if the last batch had no room
         self._seconds_per_task = 0.0
 
     # -- from any thread ------------------------------------------------------------------------
 
-    def submit(self, tasks: Iterable[Task]) -> None:
-        """Queue tasks, all or none. Raises `QueueFull` or `Unavailable`."""
+    def submit(self, tasks: Iterable[Task], *, admitted: bool = False) -> None:
+        """Queue tasks, all or none. Raises `QueueFull` or `Unavailable`.
+
+        `admitted` tasks continue work that was let in already: they pass a full queue, and a
+        closing one until it has ended.
+        """
         tasks = list(tasks)
         with self._lock:
-            if not self._open:
+            if self._ended or not (self._open or admitted):
                 raise Unavailable("the engine is closed", hint="Start the service again.")
-            if self.depth and self.depth + len(tasks) > self._queue:
+            if not admitted and self.depth and self.depth + len(tasks) > self._queue:
                 wait = max(1.0, self.depth * self._seconds_per_task)
                 raise QueueFull(f"{self.depth} items are waiting already", retry_after=wait)
             self._inbox.extend(tasks)
@@ -75,6 +80,13 @@ class Scheduler:
         """Refuse new work from now on."""
         with self._lock:
             self._open = False
+
+    def end(self) -> None:
+        """Nothing runs any more: refuse admitted work too, and give up what came too late."""
+        with self._lock:
+            self._open = False
+            self._ended = True
+        self.fail_all(Unavailable("the engine was closed before the work was done"), waiting=True)
 
     @property
     def depth(self) -> int:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import Future
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +25,6 @@ from evenhand.judge.reason import reason_in
 from evenhand.prompts import Template, Words, load
 from evenhand.schemas.errors import (
     ConstraintError,
-    DeadlineExceeded,
     QueueFull,
     SettingsError,
     Unavailable,
@@ -42,7 +39,6 @@ T = TypeVar("T")
 REASON_TOKENS = 96
 LEAST_REASON_TOKENS = 16  # room for `{"reason":"` in any vocabulary, and for a word
 NEAR_TIE = 1e-3
-SECOND_PAUSE = 0.01  # seconds until an item that is half done asks for room again
 MASS_FLOOR = 0.01
 
 
@@ -146,7 +142,7 @@ class Judge(BaseJudge):
                 return futures.then(
                     self._write_reason(encoded, deadline),
                     lambda text: futures.then(
-                        _when_room(lambda: self._score(encoded, text, deadline), deadline),
+                        self._score(encoded, text, deadline),
                         lambda scores: finish(scores, text),
                     ),
                     rescue=rescue,
@@ -224,7 +220,9 @@ class Judge(BaseJudge):
                 for label in self._answers
             ]
             schema = self._reasoned_schema
-        return self._engine.score(encoded, answers, schema, deadline=deadline)
+        return self._engine.score(
+            encoded, answers, schema, deadline=deadline, admitted=reason is not None
+        )
 
     def _verdict(
         self, scores: Scores, reason: str | None, notes: list[str], seconds: float
@@ -284,35 +282,6 @@ def _check_scores(scores: Scores, count: int) -> None:
     # Rounding in float32 may carry a sum a little over 1; more is a defect.
     if max(values) > 1e-3 or math.fsum(math.exp(p) for p in values) > 1.001:
         raise ConstraintError(f"the engine's scores are no probabilities: {list(values)}")
-
-
-def _when_room(start: Callable[[], Future[T]], deadline: float | None) -> Future[T]:
-    """`start()`, tried again while the queue is full.
-
-    For the second half of work that was let in already: others who wait must not turn it away.
-    """
-    outcome: Future[T] = Future()
-
-    def attempt() -> None:
-        if outcome.cancelled():
-            return
-        try:
-            futures.follow(start(), outcome)
-        except QueueFull:
-            if deadline is not None and time.monotonic() > deadline:
-                futures.reject(
-                    outcome, DeadlineExceeded("the deadline passed while the queue was full")
-                )
-                return
-            # The thread that settles futures is the engine's own: it must not sleep here.
-            timer = threading.Timer(SECOND_PAUSE, attempt)
-            timer.daemon = True
-            timer.start()
-        except BaseException as exc:
-            futures.reject(outcome, exc)
-
-    attempt()
-    return outcome
 
 
 def _segments(words: tuple[Words, ...], *, control: bool, cut: bool) -> tuple[Segment, ...]:

@@ -366,31 +366,25 @@ def test_a_queue_that_others_fill_is_waited_out() -> None:
     assert all(f.result().status is Status.JUDGED for f in others)
 
 
-def refusing(times: int) -> FakeEngine:
-    """An engine whose queue is full of others' work when the second half of an item arrives."""
-    engine = FakeEngine()
-    real = engine.score
-    left = [times]
+def test_the_second_half_of_an_item_is_not_turned_away() -> None:
+    """Others fill the queue while the reason is written, or the engine begins to close."""
+    engine = FakeEngine(queue=2, delay=0.03)
+    judge = Judge(engine)
+    first = judge.submit("p", "r", reason=True)
+    others = []
+    while len(others) < 6:  # keeps the queue full until long after the reason is written
+        try:
+            others.append(judge.submit("p", str(len(others))))
+        except QueueFull:
+            time.sleep(0.001)
+    assert first.result().status is Status.JUDGED
+    assert all(f.result().status is Status.JUDGED for f in others)
 
-    def score(*args: Any, **kwargs: Any) -> Any:
-        if left[0]:
-            left[0] -= 1
-            raise QueueFull("others were faster", retry_after=60)
-        return real(*args, **kwargs)
-
-    engine.score = score  # type: ignore[method-assign]
-    return engine
-
-
-def test_the_second_half_of_an_item_waits_for_room() -> None:
-    verdict = Judge(refusing(3)).judge("p", "r", reason=True)
-    assert verdict.status is Status.JUDGED
-    late = Judge(refusing(10**9)).judge("p", "r", reason=True, timeout=0.05)
-    assert late.failure is not None
-    assert late.failure.code == "deadline_exceeded"
-    future = Judge(refusing(10**9)).submit("p", "r", reason=True)
-    time.sleep(0.03)
-    assert future.cancel()
+    last = judge.submit("p", "d", reason=True)
+    engine.close()
+    assert last.result().status is Status.JUDGED
+    with pytest.raises(Unavailable):
+        judge.submit("p", "e")
 
 
 @pytest.mark.parametrize("in_flight", [0, -1])
