@@ -78,8 +78,10 @@ def write_tiny(
         writer.add_chat_template(template)
 
     def add(name: str, rows: int, columns: int, scale: float = 1.0) -> None:
-        weights = rng.standard_normal((rows, columns), dtype=np.float32) * scale
-        writer.add_tensor(f"{name}.weight", weights / np.float32(np.sqrt(columns)))
+        weights = rng.standard_normal((rows, columns), dtype=np.float32)
+        weights *= np.float32(scale / np.sqrt(columns))
+        kind = gguf.GGMLQuantizationType.Q8_0
+        writer.add_tensor(f"{name}.weight", gguf.quants.quantize(weights, kind), raw_dtype=kind)
 
     def norm(name: str) -> None:
         writer.add_tensor(f"{name}.weight", np.ones(width, np.float32))
@@ -91,10 +93,10 @@ def write_tiny(
         norm(f"blk.{i}.attn_norm")
         norm(f"blk.{i}.ffn_norm")
         for part in ("attn_q", "attn_k", "attn_v", "attn_output"):
-            add(f"blk.{i}.{part}", width, width, 2.0)
-        add(f"blk.{i}.ffn_gate", hidden, width, 2.0)
-        add(f"blk.{i}.ffn_up", hidden, width, 2.0)
-        add(f"blk.{i}.ffn_down", width, hidden, 2.0)
+            add(f"blk.{i}.{part}", width, width)
+        add(f"blk.{i}.ffn_gate", hidden, width)
+        add(f"blk.{i}.ffn_up", hidden, width)
+        add(f"blk.{i}.ffn_down", width, hidden)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
