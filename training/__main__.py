@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from evenhand.training import chat, data
+from evenhand.training import chat, corpus
 from evenhand.training.rows import answer
 
 BUNDLED = Path(__file__).resolve().parent.parent / "engine" / "bundled"
@@ -62,7 +62,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     with timed("text"):
-        rows = list(itertools.islice(data.stream(options.seed), int(JUDGE_ROWS * options.scale)))
+        rows = list(itertools.islice(corpus.stream(options.seed), int(JUDGE_ROWS * options.scale)))
         talk = list(itertools.islice(chat.stream(options.seed), int(CHAT_ROWS * options.scale)))
     with timed("tokenizer"):
         judged = [t for r in rows[:TOKENIZER_ROWS] for t in (r.prompt, r.response, answer(r.label))]

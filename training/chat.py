@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-from evenhand.training import completions, data, questions, unhelpful, voices, written
+from evenhand.training import completions, corpus, questions, unhelpful, voices, written
 from evenhand.training.grammar import capital, load
 from evenhand.training.rows import Dialogue, Row
 
@@ -70,7 +70,7 @@ def _request(
 def stream(seed: int) -> Iterator[Dialogue]:
     """Endless dialogues, the same for the same seed."""
     rng = random.Random(seed)
-    forbidden = data.leaks()
+    forbidden = corpus.leaks()
     known = [(q, a) for e in questions.bank() for q in e["q"] for a in e["a"] if len(a) < 240]
     greetings = [(q, a) for e in load("chat")["small"] for q in e["q"] for a in e["a"]]
     known += greetings

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evenhand.training import data, encode
+from evenhand.training import corpus, encode
 from evenhand.training import tokenizer as tok
 from evenhand.training.rows import LABELS, Row, answer
 
@@ -67,7 +67,7 @@ class Scorer:
 
 def plain_cases() -> list[Row]:
     """The sixty cases of tests/data/plain_cases.jsonl."""
-    lines = data.PLAIN_CASES.read_text(encoding="utf-8").splitlines()
+    lines = corpus.PLAIN_CASES.read_text(encoding="utf-8").splitlines()
     return [Row(**json.loads(line), source="plain cases") for line in lines]
 
 
@@ -93,7 +93,7 @@ def main() -> None:
     options = parser.parse_args()
     scorer = Scorer(options.model)
     report("plain cases", plain_cases(), scorer)
-    report("held-out written rows", data.held_out(), scorer)
+    report("held-out written rows", corpus.held_out(), scorer)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import itertools
 import json
 from pathlib import Path
 
-from evenhand.training import data, encode, evaluate, train
+from evenhand.training import corpus, encode, evaluate, train
 from evenhand.training.load import load
 
 
@@ -23,7 +23,7 @@ def main() -> None:
     options = parser.parse_args()
     model, bpe = load(options.model)
     scorer = evaluate.Scorer(options.model)
-    rows = list(itertools.islice(data.stream(99), options.rows))
+    rows = list(itertools.islice(corpus.stream(99), options.rows))
     ours = train.label_scores(model, bpe, rows).double().numpy()
     ids = labels = 0
     widest = 0.0

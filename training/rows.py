@@ -1,6 +1,6 @@
 """The nouns of the training text: a labelled row, and the six labels.
 
-Knows nothing about where rows come from (data.py) or how they are tokenized (encode.py).
+Knows nothing about where rows come from (corpus.py) or how they are tokenized (encode.py).
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from evenhand.training import data
+from evenhand.training import corpus
 from evenhand.training.rows import LABELS, Dialogue, Row, answer
 
 torch = pytest.importorskip("torch", reason="needs the `train` extra")
@@ -38,7 +38,7 @@ ODD = [
 
 @pytest.fixture(scope="module")
 def rows() -> list[Row]:
-    return list(itertools.islice(data.stream(5), 400))
+    return list(itertools.islice(corpus.stream(5), 400))
 
 
 @pytest.fixture(scope="module")

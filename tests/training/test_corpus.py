@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from evenhand.training import augment, chat, completions, data, names, questions, written
+from evenhand.training import augment, chat, completions, corpus, names, questions, written
 from evenhand.training.rows import LABELS, Dialogue, Row, answer
 
 DECLINES = re.compile(
@@ -23,7 +23,7 @@ XSTEST = Path(__file__).resolve().parents[3] / "shared" / "data" / "xstest_dev.j
 
 @cache
 def rows() -> tuple[Row, ...]:
-    return tuple(itertools.islice(data.stream(7), 6000))
+    return tuple(itertools.islice(corpus.stream(7), 6000))
 
 
 @cache
@@ -52,7 +52,7 @@ def test_no_row_shares_text_with_a_plain_case() -> None:
 
 def test_no_source_text_shares_text_with_a_plain_case() -> None:
     """Not only the rows drawn above: the banks themselves hold none of it."""
-    forbidden = data.leaks()
+    forbidden = corpus.leaks()
     for entry in questions.bank():
         for prompt, good in itertools.product(entry["q"], entry["a"]):
             assert not forbidden.touch(Row(prompt, good, "helpful_answer", "test"))
@@ -61,7 +61,7 @@ def test_no_source_text_shares_text_with_a_plain_case() -> None:
 def test_the_leak_check_sees_a_leak() -> None:
     case = cases()[0]
     row = Row(f" {case['prompt'].upper()}", "Other text.", case["label"], "test")
-    assert data.leaks().touch(row)
+    assert corpus.leaks().touch(row)
 
 
 @pytest.mark.skipif(not XSTEST.exists(), reason="shared XSTest file is absent")
@@ -81,22 +81,22 @@ def test_labels_are_equally_frequent() -> None:
 
 def test_every_source_has_a_licence_and_is_drawn() -> None:
     assert {row.source for row in rows()} == {
-        s.name for s in data.sources(written.Written(list(written.read())))
+        s.name for s in corpus.sources(written.Written(list(written.read())))
     }
     assert all(row.licence for row in rows())
 
 
 def test_same_seed_same_rows() -> None:
-    again = tuple(itertools.islice(data.stream(7), 300))
+    again = tuple(itertools.islice(corpus.stream(7), 300))
     assert again == rows()[:300]
-    assert tuple(itertools.islice(data.stream(8), 300)) != again
+    assert tuple(itertools.islice(corpus.stream(8), 300)) != again
     assert tuple(itertools.islice(chat.stream(7), 300)) == dialogues()[:300]
 
 
 def test_names_are_balanced_over_labels() -> None:
     """In sentences to complete, each group takes its share of each label, within chance."""
     table: dict[str, Counter[str]] = {label: Counter() for label in LABELS}
-    for row in itertools.islice(data.stream(11), 30_000):
+    for row in itertools.islice(corpus.stream(11), 30_000):
         name = names.find(row.prompt)
         if row.source == completions.SOURCE and name is not None:
             table[row.label][name.group] += 1
@@ -133,7 +133,7 @@ def test_no_template_marks_are_left() -> None:
 
 
 def test_held_out_prompts_are_never_trained_on() -> None:
-    held = {row.prompt for row in data.held_out()}
+    held = {row.prompt for row in corpus.held_out()}
     assert len(held) > 50
     assert not held & {row.prompt for row in rows()}
 
