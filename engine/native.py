@@ -374,7 +374,7 @@ class Sampler:
     The order is llama.cpp's default: penalties, top-k, top-p, min-p, temperature, draw.
     """
 
-    def __init__(self, sampling: Sampling, seed: int, history: Sequence[int] = ()):
+    def __init__(self, sampling: Sampling, seed: int, *, n_vocab: int, history: Sequence[int] = ()):
         chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
         self._chain = chain
 
@@ -384,7 +384,7 @@ class Sampler:
         if sampling.repeat_penalty != 1.0 and sampling.repeat_last_n > 0:
             add(
                 llama_cpp.llama_sampler_init_penalties(
-                    sampling.repeat_last_n, sampling.repeat_penalty, 0.0, 0.0
+                    n_vocab, sampling.repeat_last_n, sampling.repeat_penalty, 0.0, 0.0
                 )
             )
             for token in history[-sampling.repeat_last_n :]:

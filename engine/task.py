@@ -110,12 +110,13 @@ class _Sample:
         sequence: int,
         sampling: Sampling,
         prompt: Sequence[int],
+        n_vocab: int,
         cursor: Cursor | None,
     ):
         self.index = index
         self.sequence = sequence
         self.seed = ((sampling.seed or 0) + index) % SEED_LIMIT
-        self.sampler = Sampler(sampling, self.seed, prompt)
+        self.sampler = Sampler(sampling, self.seed, n_vocab=n_vocab, history=prompt)
         self.cursor = cursor
         self.stream = TextStream(sampling.stop)
         self.tokens: list[int] = []
@@ -205,7 +206,10 @@ class GenerateTask(Task):
             if i:
                 context.copy(self.ids[0], sequence, len(self.tokens))
             cursor = None if self._constraint is None else self._constraint.start()
-            sample = _Sample(self._first + i, sequence, self._sampling, self.tokens, cursor)
+            n_vocab = len(self._tokenizer.pieces)
+            sample = _Sample(
+                self._first + i, sequence, self._sampling, self.tokens, n_vocab, cursor
+            )
             sample.output = self._prompt_end if self._prompt_end is not None else -1
             self._samples.append(sample)
 
