@@ -2,7 +2,8 @@
 
 Side by side in one run, on one model file, in alternating order: evenhand, plain outlines,
 llama-cpp-python with GBNF, `llama-server` where it is on the PATH, and the limit: the variable
-tokens alone, evaluated at the same depth behind a prefix that is already there.
+tokens alone, evaluated at the same depth behind a prefix that is already there (and the same with
+as many tokens more as the answers have).
 
     python -m benchmarks.judge                      # TinyLlama-1.1B's shape, random weights
     python -m benchmarks.judge --gpu                # Llama-2-7B's shape, many items in one decode
@@ -75,6 +76,16 @@ class Bench:
         prompt = self._engine.encode(self.segments(item))
         self._limit.run(prompt.tokens[prompt.prefix :])
 
+    def limit_with_answers(self, item: str) -> None:
+        """As many tokens more as the answers' trie has: what exact scores cost at the least."""
+        prompt = self._engine.encode(self.segments(item))
+        tokens = prompt.tokens[prompt.prefix :]
+        self._limit.run((*tokens, *tokens[: self.answer_tokens()]))
+
+    def answer_tokens(self) -> int:
+        """Tokens in the trie of answers."""
+        return self._engine._trie(tuple(self.answers), self.schema).tokens
+
     def outlines(self, item: str) -> None:
         """`from_llamacpp` + `Generator`, temperature 0."""
         if self._outlines is None:
@@ -137,6 +148,7 @@ def measure(arguments: argparse.Namespace, prefix: int) -> dict[str, Any]:
     bench = Bench(arguments, prefix)
     contenders: dict[str, Callable[[str], Any]] = {
         "limit": bench.limit,
+        "limit, answers included": bench.limit_with_answers,
         "evenhand": bench.evenhand,
         "outlines": bench.outlines,
         "GBNF": bench.gbnf,
@@ -167,7 +179,12 @@ def measure(arguments: argparse.Namespace, prefix: int) -> dict[str, Any]:
                 seconds[name].append((time.perf_counter() - started) / len(items))
                 print(f"prefix {prefix}, round {r + 1}: {name} {seconds[name][-1]:.3f} s/item",
                       file=sys.stderr)  # fmt: skip
-        return {"prefix": prefix, "variable": bench.variable_tokens(), "seconds": seconds}
+        return {
+            "prefix": prefix,
+            "variable": bench.variable_tokens(),
+            "answers": bench.answer_tokens(),
+            "seconds": seconds,
+        }
     finally:
         if server is not None:
             server.__exit__()
@@ -235,7 +252,8 @@ def _show(kind: str, result: dict[str, Any], threads: int) -> None:
     seconds = result["seconds"]
     report.show(
         f"Seconds per judgement: {kind}, {result['prefix']}-token prefix, "
-        f"{result['variable']} variable tokens, {threads} threads",
+        f"{result['variable']} variable tokens, {result['answers']} in the answers' trie, "
+        f"{threads} threads",
         ("way", "s per item", "times the limit", "evenhand is faster by"),
         [
             (
