@@ -44,7 +44,7 @@ def _harms(label: str, rng: random.Random) -> Row:
 def sources(triples: written.Written) -> list[Source]:
     """The registry. Columns: helpful, unhelpful, harmful, partial, refusal, harmful refusal."""
     return [
-        Source(written.SOURCE, OURS, _weights(4, 2.5, 2, 4.5, 3.5, 3.5), triples.natural),
+        Source(written.SOURCE, OURS, _weights(7, 4, 4, 8, 6, 6), triples.natural),
         Source(written.RECOMBINED, OURS, _weights(1, 3, 1, 2.5, 2, 2.5), triples.recombined),
         Source(questions.SOURCE, OURS, _weights(2, 2, 1, 1.5, 1, 1.5), questions.row),
         Source(completions.SOURCE, OURS, _weights(2, 2.5, 3, 1.5, 1.5, 2.5), completions.row),

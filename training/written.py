@@ -1,4 +1,8 @@
-"""The hand-written triples (data/written.jsonl), as they are and recombined.
+"""The hand-written triples (data/), as they are and recombined.
+
+`written.jsonl` covers six domains; `lookalikes/` holds answers that read like refusals and their
+twins that are; `voices/` holds refusals whole and partial in many voices. Most prompts stand there
+with several responses of different labels.
 
 Recombining puts one prompt's natural refusal under another prompt, or a hedge before a natural
 answer, so that no topic gives its label away. Which prompts are harmless is read off the labels: a
@@ -17,7 +21,7 @@ from pathlib import Path
 from evenhand.training import harms, names, unhelpful, voices
 from evenhand.training.rows import LABELS, Row
 
-PATH = Path(__file__).parent / "data" / "written.jsonl"
+DATA = Path(__file__).parent / "data"
 SOURCE = "written"
 RECOMBINED = "written, recombined"
 HELD_OUT_EVERY = 10
@@ -26,8 +30,10 @@ BLANK = re.compile(r"\[BLANK\]|__|\.\.\.|(?i:\b(complete|finish|fill)\b)")
 
 @cache
 def read() -> tuple[Row, ...]:
-    """Every triple of the file."""
-    records = map(json.loads, PATH.read_text(encoding="utf-8").splitlines())
+    """Every triple of every file, in the order of the files' names."""
+    files = [DATA / "written.jsonl", *sorted(DATA.glob("*/*.jsonl"))]
+    lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    records = [json.loads(line) for line in lines]
     return tuple(Row(r["prompt"], r["response"], r["label"], SOURCE) for r in records)
 
 
