@@ -18,7 +18,7 @@ from evenhand.training import chat, corpus
 from evenhand.training.rows import answer
 
 BUNDLED = Path(__file__).resolve().parent.parent / "engine" / "bundled"
-JUDGE_ROWS = 48_000
+JUDGE_ROWS = 40_000
 CHAT_ROWS = 60_000
 TOKENIZER_ROWS = 16_000
 JUDGE_TEXT = (
