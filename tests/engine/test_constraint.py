@@ -78,10 +78,10 @@ def test_a_trie_holds_every_path_and_each_inner_node_once(paths: list[tuple[int,
     assert len(set(inner)) == len(inner)
     expected = {p[:n] for p in paths for n in range(len(head) + 1, len(p))}
     assert set(inner) == expected
-    for i, node in enumerate(trie.nodes):
-        assert node.depth == len(inner[i]) - 1
+    for i, each in enumerate(trie.nodes):
+        assert each.depth == len(inner[i]) - 1
         below = {leaf for leaf, p in enumerate(paths) if p[: len(inner[i])] == inner[i]}
-        assert set(node.leaves) == below
+        assert set(each.leaves) == below
     for leaf, steps in enumerate(trie.steps):
         spelled = [*head]
         for node, token in steps:

@@ -38,7 +38,7 @@ SCHEMA = TAXONOMY.json_schema()
 GREEDY = Sampling(temperature=0, max_tokens=8, seed=1)
 Open = Callable[..., LlamaEngine]
 
-TASKS = 100  # of the mixed test
+TASKS = 80  # of the mixed test
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -218,11 +218,16 @@ def test_cancelling_frees_what_waits_and_what_runs(engine: LlamaEngine) -> None:
         waiting = [engine.generate(prompt, GREEDY, n=3) for _ in range(5)]
         assert all(f.cancel() for f in waiting)
     started = threading.Event()
+
+    def slowly(_i: int, _piece: str) -> None:
+        started.set()
+        time.sleep(0.002)
+
     running = engine.generate(
         prompt,
         Sampling(max_tokens=900, seed=1),
         n=4,
-        on_text=lambda _i, _t: (started.set(), time.sleep(0.002))[0],
+        on_text=slowly,
     )
     assert started.wait(20)
     assert running.cancel()
@@ -438,6 +443,19 @@ def test_closing_while_others_submit_settles_every_future(open_engine: Open, tin
         assert all(f.done() and f.exception() is None for f in accepted)
 
 
+def count_tokens(
+    engine: LlamaEngine, evaluated: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Note the size of every batch that is evaluated from now on."""
+    decode = engine._context.decode
+
+    def noting(batch: Any) -> None:
+        evaluated.append(batch.size)
+        decode(batch)
+
+    monkeypatch.setattr(engine._context, "decode", noting)
+
+
 # -- pins -------------------------------------------------------------------------------------
 
 
@@ -445,10 +463,7 @@ def test_a_constant_prefix_is_evaluated_once(
     engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluated: list[int] = []
-    decode = engine._context.decode
-    monkeypatch.setattr(
-        engine._context, "decode", lambda batch: (evaluated.append(batch.size), decode(batch))
-    )
+    count_tokens(engine, evaluated, monkeypatch)
     prefix = "This long beginning is the same for everyone who asks." * 4
     for i in range(5):
         engine.score(prompt_of(engine, f"item {i}", prefix), ANSWERS, SCHEMA).result(20)
@@ -490,12 +505,9 @@ def test_neighbours_share_what_they_have_in_common(
 ) -> None:
     engine = open_engine(tiny)
     evaluated: list[int] = []
-    decode = engine._context.decode
     common = "not marked as constant, and yet the same in each of these prompts " * 3
     with hold(engine):
-        monkeypatch.setattr(
-            engine._context, "decode", lambda batch: (evaluated.append(batch.size), decode(batch))
-        )
+        count_tokens(engine, evaluated, monkeypatch)
         futures = [engine.generate(prompt_of(engine, f"{common}{i}"), GREEDY) for i in range(8)]
     wait_for(futures, 30)
     assert sum(evaluated) < 3 * len(common)  # 8 times as many without sharing
