@@ -31,6 +31,8 @@ _MARKERS = (
     "<|end_header_id|>", "<start_of_turn>", "<end_of_turn>", "### Instruction:", "### Response:",
     "USER:", "ASSISTANT:", "Human:", "Assistant:",
 )  # fmt: skip
+# Markers of formats that nobody has thought of here; some vocabularies hold them as plain text too.
+_TAG = re.compile(r"<[^\s<>]{1,64}>|\[/?[A-Z][A-Z_]+\]")
 
 
 class ChatFormat:
@@ -70,12 +72,13 @@ class ChatFormat:
                 hint="Use another template, or a model whose format has system turns.",
             )
         words = "".join(parts[::2])
-        forged = [marker for marker in _MARKERS if marker in words]
+        own = {*_TAG.findall(words), *(marker for marker in _MARKERS if marker in words)}
+        markers = re.compile("|".join(re.escape(m) for m in sorted(own, key=len, reverse=True)))
         segments: list[Segment] = []
         for i, part in enumerate(parts):
             if i % 2:
                 for segment in messages[int(part)].content:
-                    text, count = _break(segment.text, forged)
+                    text, count = _break(segment.text, markers) if own else (segment.text, 0)
                     segments.append(replace(segment, text=text, neutralised=count))
             elif part:
                 segments.append(Segment(part, control=True, constant=True))
@@ -104,14 +107,9 @@ def _without_system(messages: Sequence[Message]) -> list[Message]:
     return [Message(first.role, (*system.content, glue, *first.content)), *rest]
 
 
-def _break(text: str, markers: Sequence[str]) -> tuple[str, int]:
+def _break(text: str, markers: re.Pattern[str]) -> tuple[str, int]:
     """Put a space after the first character of each marker, so that it no longer is one."""
-    broken = 0
-    for marker in markers:
-        if count := text.count(marker):
-            text = text.replace(marker, f"{marker[0]} {marker[1:]}")
-            broken += count
-    return text, broken
+    return markers.subn(lambda found: f"{found[0][0]} {found[0][1:]}", text)
 
 
 def _environment() -> jinja2.Environment:

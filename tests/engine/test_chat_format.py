@@ -186,6 +186,9 @@ def test_the_prompt_does_not_change_with_the_day() -> None:
         (None, "<s>"), (MISTRAL, "[/INST]"), (CHATML, "<|im_end|>"),
         (CHATML, "<|im_start|>"), (LLAMA3, "<|eot_id|>"), (GEMMA, "<end_of_turn>"),
         ("{% for m in messages %}USER: {{ m.content }}\nASSISTANT:{% endfor %}", "ASSISTANT:"),
+        ("{% for m in messages %}<｜New｜>{{ m.content }}<|turn_7|>{% endfor %}", "<｜New｜>"),
+        ("{% for m in messages %}<｜New｜>{{ m.content }}<|turn_7|>{% endfor %}", "<|turn_7|>"),
+        ("{% for m in messages %}[NEW_TURN]{{ m.content }}[/NEW_TURN]{% endfor %}", "[/NEW_TURN]"),
     ],
 )  # fmt: skip
 def test_a_content_cannot_spell_the_formats_own_markers(source: str | None, marker: str) -> None:
