@@ -496,7 +496,10 @@ def test_pins_that_grow_out_of_one_another_never_block(open_engine: Open, tiny: 
     prefix = ""
     for i in range(2 * MAX_PINS):
         prefix += f"turn {i}: " + "y" * 40
-        assert engine.generate(prompt_of(engine, "?", prefix), GREEDY).result(20)
+        prompt = prompt_of(engine, "?", prefix)
+        assert engine.generate(prompt, GREEDY).result(20)
+        # Room is made for the newest turn, which the next one will want.
+        assert prompt.tokens[: prompt.prefix] in engine._scheduler._pins
     assert_whole(engine)
 
 
@@ -545,44 +548,28 @@ def test_as_many_answers_as_are_allowed_can_be_scored(open_engine: Open, tiny: P
 
 
 def test_a_large_trie_is_scored_while_others_generate(open_engine: Open, tiny: Path) -> None:
-    """64 sequences leave no room for a trie of 200 nodes; it takes its turn all the same."""
+    """128 sequences leave no room for a trie of 170 nodes; it takes its turn all the same."""
     engine = open_engine(tiny, n_batch=256, n_ctx=8192, max_sequences=128)
-    labels = [f"{chr(97 + i % 26)}{i:05}" for i in range(40)]
+    labels = [f"{chr(97 + i % 26)}{i:05}" for i in range(50)]
     answers = [f'{{"label":"{label}"}}' for label in labels]
     schema = {
         "type": "object", "properties": {"label": {"enum": labels}}, "required": ["label"]
     }  # fmt: skip
+    assert 170 <= len(engine._trie(tuple(answers), schema).nodes) < 256
     running = threading.Event()
-    stop = threading.Event()
-
-    def keep_busy() -> None:
-        """As one ends, the next begins: the context is never free of generation."""
-        pending: list[Future[Any]] = []
-        while not stop.is_set():
-            while len(pending) < 4:
-                pending.append(
-                    engine.generate(
-                        prompt_of(engine, "talk"),
-                        Sampling(max_tokens=50, seed=len(pending)),
-                        n=32,
-                        on_text=lambda _i, _t: running.set(),
-                    )
-                )
-            time.sleep(0.005)
-            pending = [f for f in pending if not f.done()]
-        for f in pending:
-            f.cancel()
-
-    busy = threading.Thread(target=keep_busy)
-    busy.start()
-    try:
-        assert running.wait(20)
-        trie = engine._trie(tuple(answers), schema)
-        assert len(trie.nodes) > 130
-        assert len(engine.score(prompt_of(engine, "x"), answers, schema).result(20).log_probs) == 40
-    finally:
-        stop.set()
-        busy.join(20)
+    company = engine.generate(
+        prompt_of(engine, "talk"),
+        Sampling(max_tokens=55, seed=1),
+        n=128,
+        on_text=lambda _i, _t: running.set(),
+    )
+    assert running.wait(20)
+    finished_first: list[bool] = []
+    score = engine.score(prompt_of(engine, "x"), answers, schema)
+    score.add_done_callback(lambda _f: finished_first.append(company.done()))
+    assert len(score.result(20).log_probs) == 50
+    assert len(company.result(20)) == 128
+    assert finished_first == [False]
     assert_whole(engine)
 
 
