@@ -96,7 +96,7 @@ def test_same_seed_same_rows() -> None:
 def test_names_are_balanced_over_labels() -> None:
     """In sentences to complete, each group takes its share of each label, within chance."""
     table: dict[str, Counter[str]] = {label: Counter() for label in LABELS}
-    for row in itertools.islice(corpus.stream(11), 30_000):
+    for row in itertools.islice(corpus.stream(11), 45_000):
         name = names.find(row.prompt)
         if row.source == completions.SOURCE and name is not None:
             table[row.label][name.group] += 1
