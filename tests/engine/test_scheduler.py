@@ -215,11 +215,16 @@ def test_a_deadline_that_passes_while_running(engine: LlamaEngine) -> None:
 def test_cancelling_frees_what_waits_and_what_runs(engine: LlamaEngine) -> None:
     prompt = prompt_of(engine, "cancel me", prefix="a constant beginning of some length, ")
     with hold(engine):
-        waiting = [engine.generate(prompt, GREEDY, n=3) for _ in range(5)]
+        written: list[int] = []
+        waiting = [
+            engine.generate(prompt, GREEDY, n=3, on_text=lambda _i, _t: written.append(-1))
+            for _ in range(5)
+        ]
         assert all(f.cancel() for f in waiting)
     started = threading.Event()
 
-    def slowly(_i: int, _piece: str) -> None:
+    def slowly(i: int, _piece: str) -> None:
+        written.append(i)
         started.set()
         time.sleep(0.002)
 
@@ -231,7 +236,10 @@ def test_cancelling_frees_what_waits_and_what_runs(engine: LlamaEngine) -> None:
     )
     assert started.wait(20)
     assert running.cancel()
+    so_far = len(written)
     assert_whole(engine)
+    assert -1 not in written
+    assert len(written) <= so_far + 8  # two steps more at most
     with pytest.raises(CancelledError):
         running.result(0)
     assert engine.generate(prompt, GREEDY).result(20)
