@@ -36,7 +36,10 @@ def measure(arguments: argparse.Namespace, n: int) -> dict[str, list[float]]:
     engine = LlamaEngine(
         resolve(str(arguments.model)),
         EngineSettings(
-            n_threads=arguments.threads, n_ctx=context, n_gpu_layers=arguments.gpu_layers
+            n_threads=arguments.threads,
+            n_ctx=context,
+            n_gpu_layers=arguments.gpu_layers,
+            flash_attention=arguments.flash_attention,
         ),
     )
     llama = peers.plain_llama(arguments.model, arguments.threads, arguments.gpu_layers)

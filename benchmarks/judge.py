@@ -49,13 +49,14 @@ class Bench:
                 n_threads=self.threads,
                 n_ctx=peers.N_CTX,
                 n_gpu_layers=self.gpu_layers,
+                flash_attention=arguments.flash_attention,
                 score_parallel=1,
             ),
         )
         self._llama = peers.plain_llama(self.model, self.threads, self.gpu_layers)
         self._grammar = LlamaGrammar.from_json_schema(json.dumps(self.schema), verbose=False)
         self._outlines: Any = None
-        self._limit = _Limit(self._engine, self.prefix, self.threads)
+        self._limit = _Limit(self._engine, self.prefix, self.threads, arguments)
 
     def segments(self, item: str) -> list[Segment]:
         """Constant prefix, variable text, constant tail."""
@@ -121,9 +122,13 @@ class Bench:
 class _Limit:
     """Raw prefill behind a prefix, in a context of its own."""
 
-    def __init__(self, engine: LlamaEngine, prefix: str, threads: int):
+    def __init__(
+        self, engine: LlamaEngine, prefix: str, threads: int, arguments: argparse.Namespace
+    ):
         model = engine._model
-        settings = EngineSettings(n_ctx=peers.N_CTX)
+        settings = EngineSettings(
+            n_ctx=peers.N_CTX, flash_attention=arguments.flash_attention
+        ).fitted(gpu=arguments.gpu)
         self._context = Context(model, settings, n_ctx=peers.N_CTX, n_threads=threads)
         self._batch = Batch(self._context.n_batch)
         self._prefix = engine.encode([Segment(prefix, control=True, constant=True)]).tokens
@@ -205,6 +210,7 @@ def measure_parallel(arguments: argparse.Namespace, prefix: int) -> dict[str, An
                     n_threads=arguments.threads,
                     n_ctx=max(peers.N_CTX, prefix + n * (arguments.variable + 64) + 512),
                     n_gpu_layers=arguments.gpu_layers,
+                    flash_attention=arguments.flash_attention,
                     n_batch=8_192,
                     n_ubatch=2_048,
                     score_parallel=n,

@@ -124,6 +124,9 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     options.add_argument("--gpu", action="store_true", help="all layers on the GPU, a 7B shape")
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--threads", type=int, default=available_cores())
+    options.add_argument(
+        "--flash", choices=("on", "off"), help="flash attention of evenhand; peers have it on"
+    )
     options.add_argument("--no-server", action="store_true")
     options.add_argument("--json", type=Path)
     return options
@@ -132,6 +135,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 def models(arguments: argparse.Namespace) -> Iterator[tuple[str, Path]]:
     """Each model to measure, with a title; those that are made are deleted afterwards."""
     arguments.gpu_layers = -1 if arguments.gpu else 0
+    arguments.flash_attention = {"on": True, "off": False, None: None}[arguments.flash]
     if arguments.gpu and not supports_gpu():
         raise SystemExit("this build of llama-cpp-python has no GPU support: make bench-gpu")
     if arguments.model is not None:

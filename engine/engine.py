@@ -59,6 +59,7 @@ class LlamaEngine:
     ):
         settings = settings or EngineSettings()
         gpu = settings.n_gpu_layers != 0 and supports_gpu()
+        settings = settings.fitted(gpu=gpu)
         self._model = Model(model.path, n_gpu_layers=settings.n_gpu_layers if gpu else 0)
         try:
             self._context = Context(
@@ -100,7 +101,7 @@ class LlamaEngine:
             self._context,
             queue=settings.queue,
             max_sequences=settings.max_sequences,
-            score_parallel=settings.score_parallel or (16 if gpu else 1),
+            score_parallel=settings.score_parallel or 1,
         )
         self._drop = False
         self._worker = Worker(self._step_safely, self._free, name=f"evenhand-{model.path.stem}")

@@ -18,7 +18,9 @@ class EngineSettings(BaseModel):
     `n_threads` None takes the machine's cores. `n_batch` is the most tokens evaluated in one step,
     `n_ubatch` the most in one pass of the compute graph. `max_sequences` bounds the sequences
     generated at once, `queue` the items waiting. `score_parallel` is how many items are scored in
-    one step; None takes 1 on a CPU, where more gains nothing, and 16 on a GPU.
+    one step; None takes 1 on a CPU, where more gains nothing, and 16 on a GPU. `flash_attention`
+    None takes it on a GPU; on a CPU its arithmetic depends on what shares a step
+    (docs/decisions/006), so there it is off unless the cache type needs it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -28,8 +30,18 @@ class EngineSettings(BaseModel):
     n_threads: Annotated[int, Field(ge=1, le=512)] | None = None
     n_batch: Annotated[int, Field(ge=256, le=16_384)] = 2_048
     n_ubatch: Annotated[int, Field(ge=32, le=16_384)] = 512
-    flash_attention: bool = True
+    flash_attention: bool | None = None
     cache_type: CacheType = "f16"
     max_sequences: Annotated[int, Field(ge=1, le=128)] = 64
     queue: Annotated[int, Field(ge=1, le=100_000)] = 256
     score_parallel: Annotated[int, Field(ge=1, le=32)] | None = None
+
+    def fitted(self, *, gpu: bool) -> EngineSettings:
+        """The same with the defaults that depend on where the model runs filled in."""
+        flash, parallel = self.flash_attention, self.score_parallel
+        return self.model_copy(
+            update={
+                "flash_attention": (gpu or self.cache_type != "f16") if flash is None else flash,
+                "score_parallel": parallel or (16 if gpu else 1),
+            }
+        )
