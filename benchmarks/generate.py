@@ -14,6 +14,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from benchmarks import peers, random_model, report
@@ -42,33 +43,24 @@ def measure(arguments: argparse.Namespace, n: int) -> dict[str, list[float]]:
             flash_attention=arguments.flash_attention,
         ),
     )
-    llama = peers.plain_llama(arguments.model, arguments.threads, arguments.gpu_layers)
+    setting = peers.Setting(
+        arguments.model, arguments.threads, arguments.gpu_layers, arguments.flash_attention
+    )
+    running = ExitStack()
+    running.callback(engine.close)
+    complete = running.enter_context(peers.Child(peers.completion, setting))
 
     def evenhand(texts: Sequence[str]) -> int:
         futures = [engine.generate(engine.encode([Segment(t)]), sampling) for t in texts]
         return sum(len(c.tokens) for f in futures for c in f.result())
 
-    def one_at_a_time(texts: Sequence[str]) -> int:
-        total = 0
-        for text in texts:
-            reply = llama.create_completion(text, max_tokens=arguments.tokens, seed=1)
-            total += reply["usage"]["completion_tokens"]
-        return total
-
     contenders: dict[str, Callable[[Sequence[str]], int]] = {
         "evenhand": evenhand,
-        "llama-cpp-python": one_at_a_time,
+        "llama-cpp-python": lambda texts: sum(complete((t, arguments.tokens)) for t in texts),
     }
-    server = None
     if not arguments.no_server:
         try:
-            server = peers.Server(
-                arguments.model,
-                arguments.threads,
-                arguments.gpu_layers,
-                slots=n,
-                context=context,
-            )
+            server = running.enter_context(peers.Server(setting, slots=n, context=context))
             contenders["llama-server"] = lambda texts: server.generate(texts, arguments.tokens)
         except FileNotFoundError as exc:
             print(f"left out: {exc}", file=sys.stderr)
@@ -90,10 +82,7 @@ def measure(arguments: argparse.Namespace, n: int) -> dict[str, list[float]]:
             rates["prefill"].append(_prefill_rate(engine, r))
         return rates
     finally:
-        if server is not None:
-            server.__exit__()
-        engine.close()
-        llama.close()
+        running.close()
 
 
 def _prefill_rate(engine: LlamaEngine, round_: int) -> float:

@@ -16,17 +16,14 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
-
-import outlines
-from llama_cpp import LlamaGrammar
 
 from benchmarks import peers, random_model, report
 from benchmarks.texts import words
-from evenhand.engine import EngineSettings, Segment
+from evenhand.engine import EngineSettings, Prompt, Segment
 from evenhand.engine.engine import LlamaEngine
 from evenhand.engine.models import resolve
-from evenhand.engine.native import Batch, Context
 from evenhand.schemas import Taxonomy
 
 
@@ -34,156 +31,105 @@ class Bench:
     """One model, one prefix length; every contender sees the same prompts."""
 
     def __init__(self, arguments: argparse.Namespace, prefix_tokens: int):
-        self.taxonomy = Taxonomy.load("qos")
-        self.answers = list(self.taxonomy.answers().values())
-        self.schema = self.taxonomy.json_schema()
-        self.prefix = words(prefix_tokens - 8, seed=prefix_tokens) + "\n"
-        self.tail = "\nThe label as JSON:\n"
-        self.threads = arguments.threads
-        self.model = arguments.model
-        self.gpu_layers = arguments.gpu_layers
+        taxonomy = Taxonomy.load("qos")
+        self._answers = list(taxonomy.answers().values())
+        self._schema = taxonomy.json_schema()
+        self._prefix = words(prefix_tokens - 8, seed=prefix_tokens) + "\n"
+        self._tail = "\nThe label as JSON:\n"
         self.variable = arguments.variable
+        setting = peers.Setting(
+            arguments.model,
+            arguments.threads,
+            arguments.gpu_layers,
+            arguments.flash_attention,
+            json.dumps(self._schema),
+        )
+        self._open = ExitStack()
         self._engine = LlamaEngine(
-            resolve(str(self.model)),
+            resolve(str(arguments.model)),
             EngineSettings(
-                n_threads=self.threads,
+                n_threads=arguments.threads,
                 n_ctx=peers.N_CTX,
-                n_gpu_layers=self.gpu_layers,
+                n_gpu_layers=arguments.gpu_layers,
                 flash_attention=arguments.flash_attention,
                 score_parallel=1,
             ),
         )
-        self._llama = peers.plain_llama(self.model, self.threads, self.gpu_layers)
-        self._grammar = LlamaGrammar.from_json_schema(json.dumps(self.schema), verbose=False)
-        self._outlines: Any = None
-        self._limit = _Limit(self._engine, self.prefix, self.threads, arguments)
+        self._open.callback(self._engine.close)
+        prefill = self._open.enter_context(peers.Child(peers.prefill, setting))
+        outlines = self._open.enter_context(peers.Child(peers.plain_outlines, setting))
+        gbnf = self._open.enter_context(peers.Child(peers.gbnf, setting))
+        self.contenders: dict[str, Callable[[str], Any]] = {
+            "limit": lambda item: prefill(self._tokens(item, 0)),
+            "limit, answers included": lambda item: prefill(
+                self._tokens(item, self.answer_tokens())
+            ),
+            "evenhand": self._evenhand,
+            "outlines": lambda item: outlines(self._prefix + item + self._tail),
+            "GBNF": lambda item: gbnf(self._prefix + item + self._tail),
+        }
+        if not arguments.no_server:
+            try:
+                server = self._open.enter_context(
+                    peers.Server(setting, slots=1, context=peers.N_CTX)
+                )
+                self.contenders["llama-server"] = lambda item: server.judge(
+                    self._prefix + item + self._tail, self._schema
+                )
+            except FileNotFoundError as exc:
+                print(f"left out: {exc}", file=sys.stderr)
 
-    def segments(self, item: str) -> list[Segment]:
-        """Constant prefix, variable text, constant tail."""
-        return [
-            Segment(self.prefix, control=True, constant=True),
-            Segment(item),
-            Segment(self.tail, control=True, constant=True),
-        ]
-
-    def evenhand(self, item: str) -> None:
-        """One exact verdict's scores."""
-        self._engine.score(
-            self._engine.encode(self.segments(item)), self.answers, self.schema
-        ).result()
-
-    def limit(self, item: str) -> None:
-        """The variable tokens (text and tail), and nothing else."""
-        prompt = self._engine.encode(self.segments(item))
-        self._limit.run(prompt.tokens[prompt.prefix :])
-
-    def limit_with_answers(self, item: str) -> None:
-        """As many tokens more as the answers' trie has: what exact scores cost at the least."""
-        prompt = self._engine.encode(self.segments(item))
-        tokens = prompt.tokens[prompt.prefix :]
-        self._limit.run((*tokens, *tokens[: self.answer_tokens()]))
+    def variable_tokens(self) -> int:
+        """Variable tokens in one item, the tail included."""
+        tokens, prefix = self._tokens(words(self.variable, 0), 0)
+        return len(tokens) - prefix
 
     def answer_tokens(self) -> int:
         """Tokens in the trie of answers."""
-        return self._engine._trie(tuple(self.answers), self.schema).tokens
-
-    def outlines(self, item: str) -> None:
-        """`from_llamacpp` + `Generator`, temperature 0."""
-        if self._outlines is None:
-            model = outlines.from_llamacpp(
-                peers.plain_llama(self.model, self.threads, self.gpu_layers), chat_mode=False
-            )
-            self._outlines = outlines.Generator(model, self.taxonomy.answer_model)
-        self._outlines(
-            self.prefix + item + self.tail, temperature=0.0, max_tokens=peers.ANSWER_TOKENS
-        )
-
-    def gbnf(self, item: str) -> None:
-        """`create_completion` with a grammar; it keeps the common prefix by itself."""
-        self._llama.create_completion(
-            self.prefix + item + self.tail,
-            grammar=self._grammar,
-            temperature=0.0,
-            max_tokens=peers.ANSWER_TOKENS,
-        )
-
-    def variable_tokens(self) -> int:
-        """Variable tokens in one item."""
-        prompt = self._engine.encode(self.segments(words(self.variable, 0)))
-        return len(prompt) - prompt.prefix
+        return self._engine._trie(tuple(self._answers), self._schema).tokens
 
     def close(self) -> None:
-        """Free every model."""
-        self._limit.close()
-        self._engine.close()
-        self._llama.close()
+        """End every contender."""
+        self._open.close()
 
+    def _prompt(self, item: str) -> Prompt:
+        return self._engine.encode(
+            [
+                Segment(self._prefix, control=True, constant=True),
+                Segment(item),
+                Segment(self._tail, control=True, constant=True),
+            ]
+        )
 
-class _Limit:
-    """Raw prefill behind a prefix, in a context of its own."""
+    def _tokens(self, item: str, more: int) -> tuple[list[int], int]:
+        """The prompt's tokens with some repeated at the end, and how many are its prefix."""
+        prompt = self._prompt(item)
+        tokens = list(prompt.tokens)
+        return tokens + tokens[prompt.prefix :][:more], prompt.prefix
 
-    def __init__(
-        self, engine: LlamaEngine, prefix: str, threads: int, arguments: argparse.Namespace
-    ):
-        model = engine._model
-        settings = EngineSettings(
-            n_ctx=peers.N_CTX, flash_attention=arguments.flash_attention
-        ).fitted(gpu=arguments.gpu)
-        self._context = Context(model, settings, n_ctx=peers.N_CTX, n_threads=threads)
-        self._batch = Batch(self._context.n_batch)
-        self._prefix = engine.encode([Segment(prefix, control=True, constant=True)]).tokens
-        self._batch.add(self._prefix, range(len(self._prefix)), (0,))
-        self._context.decode(self._batch)
-
-    def run(self, tokens: tuple[int, ...]) -> None:
-        n = len(self._prefix)
-        self._context.copy(0, 1, n)
-        self._batch.clear()
-        self._batch.add(tokens, range(n, n + len(tokens)), (1,), outputs=slice(-1, None))
-        self._context.decode(self._batch)
-        self._context.logits(len(tokens) - 1)
-        self._context.remove(1)
-
-    def close(self) -> None:
-        self._context.close()
+    def _evenhand(self, item: str) -> None:
+        self._engine.score(self._prompt(item), self._answers, self._schema).result()
 
 
 def measure(arguments: argparse.Namespace, prefix: int) -> dict[str, Any]:
     """Seconds per item of each contender, a list with one mean per round."""
     bench = Bench(arguments, prefix)
-    contenders: dict[str, Callable[[str], Any]] = {
-        "limit": bench.limit,
-        "limit, answers included": bench.limit_with_answers,
-        "evenhand": bench.evenhand,
-        "outlines": bench.outlines,
-        "GBNF": bench.gbnf,
-    }
-    server = None
-    if not arguments.no_server:
-        try:
-            server = peers.Server(
-                arguments.model, arguments.threads, arguments.gpu_layers, slots=1,
-                context=peers.N_CTX,
-            )  # fmt: skip
-            contenders["llama-server"] = lambda item: server.judge(
-                bench.prefix + item + bench.tail, bench.schema
-            )
-        except FileNotFoundError as exc:
-            print(f"left out: {exc}", file=sys.stderr)
     try:
-        for i, run in enumerate(contenders.values()):
+        for i, run in enumerate(bench.contenders.values()):
             run(words(arguments.variable, 10_000 + i))  # compiles, pins, warms caches
-        seconds: dict[str, list[float]] = {name: [] for name in contenders}
-        names = list(contenders)
+        seconds: dict[str, list[float]] = {name: [] for name in bench.contenders}
+        names = list(bench.contenders)
         for r in range(arguments.rounds):
             for name in names[r % len(names) :] + names[: r % len(names)]:
                 items = [words(arguments.variable, 100 * r + i) for i in range(arguments.items)]
                 started = time.perf_counter()
                 for item in items:
-                    contenders[name](item)
+                    bench.contenders[name](item)
                 seconds[name].append((time.perf_counter() - started) / len(items))
-                print(f"prefix {prefix}, round {r + 1}: {name} {seconds[name][-1]:.3f} s/item",
-                      file=sys.stderr)  # fmt: skip
+                print(
+                    f"prefix {prefix}, round {r + 1}: {name} {seconds[name][-1]:.3f} s/item",
+                    file=sys.stderr,
+                )
         return {
             "prefix": prefix,
             "variable": bench.variable_tokens(),
@@ -191,8 +137,6 @@ def measure(arguments: argparse.Namespace, prefix: int) -> dict[str, Any]:
             "seconds": seconds,
         }
     finally:
-        if server is not None:
-            server.__exit__()
         bench.close()
 
 
