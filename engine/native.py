@@ -19,9 +19,9 @@ import numpy.typing as npt
 
 # ggml's threads meet after every operation. By default OpenMP lets them wait there at full speed
 # for milliseconds, and on a machine that does anything else each meeting then lasts until the
-# scheduler lets the last one run: a 3M-parameter model fell from 60 to 0.7 judgements a second.
-# Sleeping at once makes small steps up to four times slower on a quiet machine. A short wait before
-# sleeping costs neither much. Read once, when OpenMP is loaded; whoever sets either knows better.
+# scheduler lets the last one run: a 3M-parameter model fell to 0.6 judgements a second. Sleeping at
+# once makes it four times slower on a quiet machine. A short wait before sleeping costs neither so
+# much (docs/performance.md). Read once, when OpenMP is loaded; whoever sets either knows better.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
