@@ -136,7 +136,15 @@ def test_greedy_text_is_that_of_llama_cpp_python(chat_path: Path, open_engine: O
 # -- where a text ends --------------------------------------------------------------------------
 
 
-def test_the_text_ends_after_max_tokens(engine: LlamaEngine) -> None:
+@pytest.fixture
+def endless(engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch) -> LlamaEngine:
+    """The engine without end tokens, so that a text ends for the reason under test alone."""
+    monkeypatch.setitem(engine._tokenizer.__dict__, "ends", frozenset())
+    return engine
+
+
+def test_the_text_ends_after_max_tokens(endless: LlamaEngine) -> None:
+    engine = endless
     for limit in (1, 2, 17):
         for completion in run(engine, prompt_of(engine), Sampling(max_tokens=limit, seed=1), n=3):
             assert len(completion.tokens) == limit
@@ -164,7 +172,8 @@ def test_an_end_token_ends_the_text(engine: LlamaEngine) -> None:
         assert len(completion.tokens) < 1000
 
 
-def test_until_ends_a_text_early(engine: LlamaEngine) -> None:
+def test_until_ends_a_text_early(endless: LlamaEngine) -> None:
+    engine = endless
     seen: list[str] = []
 
     def until(text: str) -> bool:

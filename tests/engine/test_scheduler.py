@@ -159,7 +159,8 @@ def test_submitting_from_many_threads(engine: LlamaEngine) -> None:
         i: engine.generate(prompt_of(engine, f"thread {i}"), GREEDY).result(20)[0].tokens
         for i in range(16)
     }
-    scores = engine.score(prompt_of(engine, "x"), ANSWERS, SCHEMA).result(20)
+    item = prompt_of(engine, "a text of more than a few tokens")
+    scores = engine.score(item, ANSWERS, SCHEMA).result(20)
     wrong: list[Any] = []
     gate = threading.Barrier(16)
 
@@ -169,7 +170,7 @@ def test_submitting_from_many_threads(engine: LlamaEngine) -> None:
             got = engine.generate(prompt_of(engine, f"thread {i}"), GREEDY).result(60)[0].tokens
             if got[:1] != expected[i][:1]:
                 wrong.append((i, got, expected[i]))
-            again = engine.score(prompt_of(engine, "x"), ANSWERS, SCHEMA).result(60)
+            again = engine.score(item, ANSWERS, SCHEMA).result(60)
             if again.log_probs != pytest.approx(scores.log_probs, abs=1e-3):
                 wrong.append((i, again, scores))
 

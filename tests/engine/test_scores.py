@@ -73,8 +73,9 @@ def assert_probabilities(scores: Scores) -> None:
 @pytest.mark.parametrize(
     ("flash", "n_batch", "n_ubatch", "lengths"),
     [
-        # One token, within n_ubatch, beyond it, beyond n_batch (evaluated in chunks).
-        (False, 256, 64, (1, 40, 150, 600)),
+        # A few tokens, within n_ubatch, beyond it, beyond n_batch (evaluated in chunks). In batches
+        # of fewer than four tokens llama.cpp rounds activations otherwise: about 1e-3 there.
+        (False, 256, 64, (5, 40, 150, 600)),
         # On a CPU, llama.cpp's flash attention takes another kernel for fewer than 64 tokens, whose
         # 16-bit sums move log-probabilities by some 1e-2; here every chunk takes the same one.
         (True, 2048, 512, (150, 300)),
