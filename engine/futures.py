@@ -35,25 +35,6 @@ def done(value: A) -> Future[A]:
     return future
 
 
-def follow(inner: Future[A], outer: Future[A]) -> None:
-    """Settle `outer` as `inner` is settled; cancelling `outer` cancels `inner`."""
-
-    def on_inner(finished: Future[A]) -> None:
-        if finished.cancelled():
-            outer.cancel()
-        elif (error := finished.exception()) is not None:
-            reject(outer, error)
-        else:
-            resolve(outer, finished.result())
-
-    def on_outer(finished: Future[A]) -> None:
-        if finished.cancelled():
-            inner.cancel()
-
-    inner.add_done_callback(on_inner)
-    outer.add_done_callback(on_outer)
-
-
 def then(
     first: Future[A],
     step: Callable[[A], B | Future[B]],

@@ -327,7 +327,6 @@ class Context:
         self._n_vocab = model.n_vocab
         self.n_ctx: int = llama_cpp.llama_n_ctx(self._context)
         self.n_batch: int = params.n_batch
-        self.max_outputs: int = min(MAX_SEQUENCES, params.n_batch)
 
     def decode(self, batch: Batch) -> None:
         """Evaluate a batch. Raises `DecodeError`; the cache then holds nothing of the batch."""

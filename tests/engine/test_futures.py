@@ -7,7 +7,7 @@ from concurrent.futures import CancelledError, Future
 
 import pytest
 
-from evenhand.engine.futures import done, follow, gather, reject, resolve, then
+from evenhand.engine.futures import done, gather, reject, resolve, then
 
 
 def fail(_: object) -> int:
@@ -111,23 +111,6 @@ def test_settling_twice_does_no_harm() -> None:
     resolve(cancelled, 1)
     reject(cancelled, ValueError())
     assert cancelled.cancelled()
-
-
-def test_following() -> None:
-    for settle, check in (
-        (lambda f: f.set_result(3), lambda f: f.result(1) == 3),
-        (lambda f: f.set_exception(KeyError()), lambda f: isinstance(f.exception(1), KeyError)),
-        (lambda f: f.cancel(), lambda f: f.cancelled()),
-    ):
-        inner: Future[int] = Future()
-        outer: Future[int] = Future()
-        follow(inner, outer)
-        settle(inner)
-        assert check(outer)
-    inner, outer = Future(), Future()
-    follow(inner, outer)
-    outer.cancel()
-    assert inner.cancelled()
 
 
 def test_gathering_keeps_the_order() -> None:
