@@ -21,7 +21,7 @@ from evenhand.generator.base import BaseGenerator
 from evenhand.generator.open import open_generator
 from evenhand.judge.base import BaseJudge
 from evenhand.judge.cache import VerdictCache
-from evenhand.judge.calibration import IDENTITY, Calibration
+from evenhand.judge.calibration import Calibration
 from evenhand.judge.open import open_judge
 from evenhand.prompts import load
 from evenhand.schemas.errors import (
@@ -288,7 +288,7 @@ class Services:
             share_engine=True,
             template=self.settings.judge_template,
             # Fitted for one taxonomy: on another it would be a correction nobody measured.
-            calibration=self._calibration if taxonomy == self._default else IDENTITY,
+            calibration=self._calibration if taxonomy == self._default else None,
             cache=self._cache,
             abstain_below=self.settings.abstain_below,
             api_key=secret.get_secret_value() if secret else None,
@@ -381,9 +381,9 @@ def _toml_files(path: Path) -> Iterator[Path]:
     yield from files
 
 
-def _read_calibration(settings: Settings, default: Taxonomy) -> Calibration:
+def _read_calibration(settings: Settings, default: Taxonomy) -> Calibration | None:
     if settings.calibration is None:
-        return IDENTITY
+        return None
     calibration = Calibration.load(settings.calibration)
     if calibration.scale and set(calibration.scale) != set(default.labels):
         raise SettingsError(

@@ -43,15 +43,20 @@ class Calibration(BaseModel):
     def load(cls, path: str | Path) -> Self:
         """Read a calibration file (JSON). Raises `InvalidInput`."""
         try:
-            return cls.model_validate_json(Path(path).read_text(encoding="utf-8"))
-        except ValidationError as exc:
-            raise InvalidInput(
-                f"calibration file {str(path)!r}: {describe(exc)}", hint="Fit it again."
-            ) from exc
+            text = Path(path).read_text(encoding="utf-8")
         except (OSError, ValueError) as exc:  # ValueError: not UTF-8, or NUL in the path
             raise InvalidInput(
                 f"calibration file {str(path)!r} cannot be read: {exc}", hint="Check the path."
             ) from exc
+        return cls.parse(text, where=f"calibration file {str(path)!r}")
+
+    @classmethod
+    def parse(cls, text: str, *, where: str) -> Self:
+        """Read JSON text; `where` says in an error whose it is. Raises `InvalidInput`."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as exc:
+            raise InvalidInput(f"{where}: {describe(exc)}", hint="Fit it again.") from exc
 
     def check(self, labels: Iterable[str]) -> None:
         """Raise `InvalidInput` when fitted for other labels."""

@@ -52,7 +52,8 @@ class Judge(BaseJudge):
     `template` names a judge template; left out, the model file says which it was trained with, and
     any other model gets `instruct`. `abstain_below` is the least probability of the best label, and
     `mass_floor` the least in-taxonomy mass, under which the judge abstains. `reason_tokens` caps
-    the optional reason.
+    the optional reason. `calibration` left out is the one that the model file carries, which was
+    fitted with the file's own template, or none.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Judge(BaseJudge):
         taxonomy: str | Path | Taxonomy = "qos",
         *,
         template: str | Template | None = None,
-        calibration: Calibration = IDENTITY,
+        calibration: Calibration | None = None,
         abstain_below: float = 0.0,
         mass_floor: float = MASS_FLOOR,
         reason_tokens: int = REASON_TOKENS,
@@ -70,7 +71,8 @@ class Judge(BaseJudge):
     ):
         # Whatever can be wrong without the model is found before it is loaded.
         taxonomy = Taxonomy.load(taxonomy)
-        calibration.check(taxonomy.labels)
+        if calibration is not None:
+            calibration.check(taxonomy.labels)
         self._policy = Policy(abstain_below, mass_floor)
         if reason_tokens < LEAST_REASON_TOKENS:
             raise SettingsError(
@@ -86,6 +88,8 @@ class Judge(BaseJudge):
             self.template = template or load(
                 "judge", engine.info.metadata.get("evenhand.judge.template") or "instruct"
             )
+            if calibration is None:
+                calibration = _own_calibration(engine, taxonomy, self.template)
         except BaseException:
             if isinstance(model, str):
                 engine.close()
@@ -259,6 +263,21 @@ class Judge(BaseJudge):
             seconds=seconds,
             notes=notes,
         )
+
+
+def _own_calibration(engine: Engine, taxonomy: Taxonomy, template: Template) -> Calibration:
+    """What the model file says of its own log-probabilities, where it says anything.
+
+    It was fitted with the template that the file names; under another it would be a correction that
+    nobody measured.
+    """
+    metadata = engine.info.metadata
+    text = metadata.get("evenhand.judge.calibration")
+    if text is None or template.name != metadata.get("evenhand.judge.template"):
+        return IDENTITY
+    calibration = Calibration.parse(text, where=f"the calibration in {engine.info.name}")
+    calibration.check(taxonomy.labels)
+    return calibration
 
 
 def _check_trained_for(engine: Engine, taxonomy: Taxonomy) -> None:

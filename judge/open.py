@@ -28,7 +28,7 @@ def open_judge(
     engine_opener: Callable[[str], Engine] = open_engine,
     share_engine: bool = False,
     template: str | Template | None = None,
-    calibration: str | Path | Calibration = IDENTITY,
+    calibration: str | Path | Calibration | None = None,
     cache: VerdictCache | None = None,
     abstain_below: float = 0.0,
     api_key: str | None = None,
@@ -44,13 +44,14 @@ def open_judge(
     - `baseline:majority[=LABEL]` or `baseline:string-match`.
 
     The judge closes the engine that it was given by the opener, unless `share_engine` says that
-    others use it too. `calibration` is a value or the path of its file. `api_key` and `timeout`
+    others use it too. `calibration` is a value or the path of its file;
+    left out, a model file that carries one brings its own. `api_key` and `timeout`
     (seconds for one answer) are for remote servers. Baselines take none of the options.
     """
     taxonomy = Taxonomy.load(taxonomy)
     if spec.startswith(_BASELINE):
         return _open_baseline(spec.removeprefix(_BASELINE), taxonomy)
-    if not isinstance(calibration, Calibration):
+    if isinstance(calibration, str | Path):
         calibration = Calibration.load(calibration)
     if spec.startswith(REMOTE_SCHEME):
         address = RemoteAddress.parse(spec)
@@ -60,7 +61,7 @@ def open_judge(
             taxonomy,
             api_key=api_key,
             template=template or "instruct",
-            calibration=calibration,
+            calibration=calibration or IDENTITY,
             cache=cache,
             abstain_below=abstain_below,
             timeout=timeout,

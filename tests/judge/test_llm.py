@@ -507,6 +507,31 @@ def test_a_model_trained_for_one_taxonomy_says_so() -> None:
         Judge(engine, "xstest")
 
 
+def test_a_model_brings_its_own_calibration_for_its_own_template() -> None:
+    labels = Taxonomy.load("qos").labels
+    own = Calibration(
+        method="vector", scale=dict.fromkeys(labels, 1.0), bias={**dict.fromkeys(labels, 0.0)}
+    )
+    own.bias["refusal"] = 50.0  # so strong that every verdict becomes a refusal
+    metadata = {
+        "evenhand.judge.taxonomy": "qos",
+        "evenhand.judge.template": "compact",
+        "evenhand.judge.calibration": own.model_dump_json(),
+    }
+    engine = FakeEngine(metadata=metadata, pick=lambda _: "helpful_answer")
+    carried = Judge(engine)
+    assert carried.judge("p", "r").label == "refusal"
+    assert Judge(engine, calibration=Calibration()).judge("p", "r").label == "helpful_answer"
+    assert Judge(engine, template="instruct").judge("p", "r").label == "helpful_answer"
+    assert carried.fingerprint != Judge(engine, calibration=Calibration()).fingerprint
+
+
+def test_a_calibration_in_a_model_that_cannot_be_read_is_an_error() -> None:
+    metadata = {"evenhand.judge.template": "compact", "evenhand.judge.calibration": "{"}
+    with pytest.raises(InvalidInput, match="the calibration in"):
+        Judge(FakeEngine(metadata=metadata))
+
+
 def test_a_users_own_taxonomy(tmp_path: Path) -> None:
     path = tmp_path / "mood.toml"
     path.write_text(
