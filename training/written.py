@@ -25,13 +25,16 @@ DATA = Path(__file__).parent / "data"
 SOURCE = "written"
 RECOMBINED = "written, recombined"
 HELD_OUT_EVERY = 10
+FOLDERS = ("lookalikes", "voices", "replies")
 BLANK = re.compile(r"\[BLANK\]|__|\.\.\.|(?i:\b(complete|finish|fill)\b)")
 
 
 @cache
-def read() -> tuple[Row, ...]:
-    """Every triple of every file, in the order of the files' names."""
-    files = [DATA / "written.jsonl", *sorted(DATA.glob("*/*.jsonl"))]
+def read(folders: tuple[str, ...] = FOLDERS) -> tuple[Row, ...]:
+    """Every triple of `written.jsonl` and of the folders' files, in the order of their names."""
+    files = [DATA / "written.jsonl"]
+    for folder in folders:
+        files += sorted((DATA / folder).glob("*.jsonl"))
     lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
     records = [json.loads(line) for line in lines]
     return tuple(Row(r["prompt"], r["response"], r["label"], SOURCE) for r in records)
