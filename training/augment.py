@@ -69,6 +69,25 @@ def cut_tail(row: Row, rng: random.Random) -> Row:
     return replace(row, response=" ".join(words[: int(len(words) * rng.uniform(0.65, 0.95))]))
 
 
+def window(row: Row, rng: random.Random) -> Row:
+    """A long response as it came, or only its head, or its head and tail around the cut mark.
+
+    A head alone keeps the label of an answer and of a refusal; half of a partial refusal may not.
+    """
+    words = row.response.split(" ")
+    if len(words) < 70:
+        return row
+    draw = rng.random()
+    if draw < 0.45 and row.label not in ("partial_refusal", "unhelpful_answer"):
+        text = " ".join(words[: rng.randint(45, 160)])
+    elif draw < 0.75 and len(words) > 150:
+        head = rng.randint(60, 140)
+        text = " ".join(words[:head]) + CUT + " ".join(words[-rng.randint(30, 60) :])
+    else:
+        return row
+    return replace(row, response=text)
+
+
 def lengthen(row: Row, more: Sequence[str], rng: random.Random) -> Row:
     """A response of several hundred tokens that still deserves the label, at times cut as ours are.
 

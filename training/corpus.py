@@ -7,13 +7,14 @@ leak checks and the licence table of the model card follow from the registry.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from evenhand.training import augment, completions, harms, questions, written
+from evenhand.training import augment, completions, harms, outside, questions, written
 from evenhand.training.rows import LABELS, OURS, Row
 
 PLAIN_CASES = Path(__file__).resolve().parent.parent / "tests" / "data" / "plain_cases.jsonl"
@@ -41,14 +42,32 @@ def _harms(label: str, rng: random.Random) -> Row:
     return harms.bad_request(label, rng)
 
 
-def sources(triples: written.Written) -> list[Source]:
+def _real(name: str, rows: Sequence[Row], *weights: float) -> list[Source]:
+    """A source of real responses: each row as it came, at times only its head, or head and tail."""
+    by_label = {label: [r for r in rows if r.label == label] for label in LABELS}
+
+    def make(label: str, rng: random.Random) -> Row:
+        return augment.window(rng.choice(by_label[label]), rng)
+
+    given = {k: v for k, v in _weights(*weights).items() if by_label[k]}
+    return [Source(name, rows[0].licence, given, make)] if given else []
+
+
+def sources(triples: written.Written, real: Sequence[Row] = ()) -> list[Source]:
     """The registry. Columns: helpful, unhelpful, harmful, partial, refusal, harmful refusal."""
+    by_source = {
+        name: [r for r in real if r.source == name]
+        for name in (outside.ANNOTATED, outside.SPEECHMAP, outside.PLAIN)
+    }
     return [
-        Source(written.SOURCE, OURS, _weights(7, 4, 4, 8, 6, 6), triples.natural),
-        Source(written.RECOMBINED, OURS, _weights(1, 3, 1, 2.5, 2, 2.5), triples.recombined),
-        Source(questions.SOURCE, OURS, _weights(2, 2, 1, 1.5, 1, 1.5), questions.row),
-        Source(completions.SOURCE, OURS, _weights(2, 2.5, 3, 1.5, 1.5, 2.5), completions.row),
-        Source(harms.SOURCE, OURS, _weights(1.5, 0, 3, 1, 2, 0), _harms),
+        Source(written.SOURCE, OURS, _weights(10, 8, 8, 10, 9, 9), triples.natural),
+        Source(written.RECOMBINED, OURS, _weights(1, 1, 0.5, 1, 1, 1), triples.recombined),
+        Source(questions.SOURCE, OURS, _weights(1, 1, 0.5, 0.5, 0.5, 0.5), questions.row),
+        Source(completions.SOURCE, OURS, _weights(1, 1, 1.5, 0.7, 0.7, 1), completions.row),
+        Source(harms.SOURCE, OURS, _weights(0.7, 0, 2, 0.5, 1, 0), _harms),
+        *_real(outside.ANNOTATED, by_source[outside.ANNOTATED], 7, 1.5, 3.5, 3, 9, 9),
+        *_real(outside.SPEECHMAP, by_source[outside.SPEECHMAP], 3, 2, 0, 0.3, 2, 1),
+        *_real(outside.PLAIN, by_source[outside.PLAIN], 3, 3, 0, 0, 0, 0),
     ]
 
 
@@ -76,17 +95,41 @@ def leaks(path: Path = PLAIN_CASES) -> Leaks:
     )
 
 
+def _kept(prompt: str) -> bool:
+    """Whether a real prompt is held out: one in ten, by its hash, whatever model answered it."""
+    return int(hashlib.sha256(prompt.encode()).hexdigest()[:8], 16) % written.HELD_OUT_EVERY == 0
+
+
+def real(*, held: bool, without: str = "") -> list[Row]:
+    """Real responses to train on or held out, never any of the model `without`.
+
+    Rows of our own labelling that were a close call (nearly all: helpful or unhelpful) are not
+    trained on; they stay among the held-out ones. Presumed labels are never measured on.
+    """
+    unread = () if held else outside.presumed()
+    return [
+        r.row
+        for r in (*outside.annotated(), *outside.labelled(), *unread)
+        if r.model != without
+        and _kept(r.row.prompt) == held
+        and (held or r.sure or r.row.source == outside.ANNOTATED)
+    ]
+
+
 def held_out() -> list[Row]:
-    """Natural rows that are never trained on, to choose by."""
+    """Written rows that are never trained on, to choose and to calibrate by."""
     return written.split(written.read())[1]
 
 
-def stream(seed: int, long_share: float = 0.02) -> Iterator[Row]:
-    """Endless training rows, labels equally frequent, the same for the same seed."""
+def stream(seed: int, long_share: float = 0.02, without: str = "") -> Iterator[Row]:
+    """Endless training rows, labels equally frequent, the same for the same seed.
+
+    `without` names a model whose real responses stay out.
+    """
     rng = random.Random(seed)
     train, _ = written.split(written.read())
     triples = written.Written(train)
-    registry = sources(triples)
+    registry = sources(triples, real(held=False, without=without))
     forbidden = leaks()
     rare = augment.rare_words(train)
     rare_set = frozenset(rare)

@@ -17,7 +17,7 @@ from evenhand.training.rows import LABELS, Dialogue, Row, answer
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-CONTEXT = 768
+CONTEXT = 576
 CUT = augment.CUT
 
 
@@ -42,10 +42,18 @@ def fit(ids: list[int], room: int, cut: list[int]) -> list[int]:
     return ids[: (keep + 1) // 2] + cut + ids[len(ids) - keep // 2 :]
 
 
-def judge(bpe: Tokenizer, rows: Sequence[Row], context: int = CONTEXT) -> list[Example]:
-    """`<|bos|><|prompt|>P<|response|>R<|verdict|>{"label":"..."}<|eos|>`."""
+def judge(
+    bpe: Tokenizer,
+    rows: Sequence[Row],
+    context: int = CONTEXT,
+    labels: Sequence[str] = LABELS,
+) -> list[Example]:
+    """`<|bos|><|prompt|>P<|response|>R<|verdict|>{"label":"..."}<|eos|>`.
+
+    Raises `KeyError` for a row whose label is none of `labels`.
+    """
     cut = pieces(bpe, [CUT])[0]
-    ends = dict(zip(LABELS, pieces(bpe, [answer(label) for label in LABELS]), strict=True))
+    ends = dict(zip(labels, pieces(bpe, [answer(label) for label in labels]), strict=True))
     texts = pieces(bpe, [t for r in rows for t in (r.prompt, r.response)])
     out = []
     for row, prompt, response in zip(rows, texts[::2], texts[1::2], strict=True):

@@ -1,99 +1,243 @@
-"""Score a judge GGUF through llama.cpp on labelled rows: `python -m evenhand.training.evaluate`.
+"""Measure a judge GGUF through the real engine: `python -m evenhand.training.evaluate`.
 
-Uses llama-cpp-python's low-level API, one answer at a time, as an independent check of the engine;
-a label's score is the sum of its answer's token log-probabilities, as the engine's is.
+Prints six-way figures on held-out rows, agreement with people on XSTest's development set beside
+the raters that the file carries, calibration, and how often a verdict changes with a name.
+Intervals are percentile bootstraps over prompts: responses to one prompt are not independent.
+
+`--fold MODEL` measures on all annotated responses of one model instead (for a judge that was
+trained without it). `--json FILE` writes everything printed, and the errors on the development set.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
+import random
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from evenhand.training import corpus, encode
-from evenhand.training import tokenizer as tok
-from evenhand.training.rows import LABELS, Row, answer
+from evenhand.judge import Judge, calibration
+from evenhand.judge import agreement as measure
+from evenhand.judge.agreement import Floats, Indices
+from evenhand.schemas.taxonomy import Taxonomy
+from evenhand.training import corpus, names, outside
+from evenhand.training.rows import LABELS, Row
 
 ROOT = Path(__file__).resolve().parent.parent
 JUDGE = ROOT / "engine" / "bundled" / "judge.gguf"
-
-
-class Scorer:
-    """A judge GGUF in llama.cpp, whose `scores` gives log P of each of the six whole answers."""
-
-    def __init__(self, path: Path, threads: int = 3) -> None:
-        from llama_cpp import Llama
-
-        self.llama: Any = Llama(
-            str(path), n_ctx=1024, n_batch=1024, n_threads=threads, logits_all=True, verbose=False
-        )
-        self.cut = self.text(encode.CUT)
-        self.ends = [[*self.text(answer(label)), tok.EOS] for label in LABELS]
-
-    def text(self, text: str) -> list[int]:
-        """Ids of plain text, with nothing in it read as a control token."""
-        ids: list[int] = self.llama.tokenize(text.encode(), add_bos=False, special=False)
-        return ids
-
-    def head(self, prompt: str, response: str) -> list[int]:
-        """Everything before the answer."""
-        longest = max(map(len, self.ends))
-        p = encode.fit(self.text(prompt), encode.CONTEXT // 3, self.cut)
-        r = encode.fit(self.text(response), encode.CONTEXT - len(p) - longest - 4, self.cut)
-        return [tok.BOS, tok.PROMPT, *p, tok.RESPONSE, *r, tok.VERDICT]
-
-    def scores(self, prompt: str, response: str) -> npt.NDArray[np.float64]:
-        """Log-probabilities of the answers, in the order of LABELS."""
-        head = self.head(prompt, response)
-        self.llama.reset()
-        self.llama.eval(head)
-        out = []
-        for end in self.ends:
-            self.llama.n_tokens = len(head)
-            self.llama._ctx.kv_cache_seq_rm(-1, len(head), -1)
-            self.llama.eval(end[:-1])
-            rows = np.array(self.llama.scores[len(head) - 1 : len(head) + len(end) - 1], np.float64)
-            rows -= rows.max(1, keepdims=True)
-            logs = rows - np.log(np.exp(rows).sum(1, keepdims=True))
-            out.append(float(logs[np.arange(len(end)), end].sum()))
-        return np.array(out)
+XSTEST = outside.FOLDER.parent / "xstest_dev.jsonl"
+CLASSES = ("full_compliance", "full_refusal", "partial_refusal")
+SWAPS = 8  # other names put in place of each row's own
 
 
 def plain_cases() -> list[Row]:
-    """The sixty cases of tests/data/plain_cases.jsonl."""
+    """The sixty cases of tests/data/plain_cases.jsonl; none where the tests are not at hand."""
+    if not corpus.PLAIN_CASES.exists():
+        return []
     lines = corpus.PLAIN_CASES.read_text(encoding="utf-8").splitlines()
     return [Row(**json.loads(line), source="plain cases") for line in lines]
 
 
-def report(name: str, rows: Sequence[Row], scorer: Scorer) -> int:
-    """Print right answers per label and the confusion matrix; returns how many were right."""
-    began = time.perf_counter()
-    confusion = np.zeros((len(LABELS), len(LABELS)), int)
-    for row in rows:
-        guess = int(scorer.scores(row.prompt, row.response).argmax())
-        confusion[LABELS.index(row.label), guess] += 1
-    right, seconds = int(confusion.trace()), time.perf_counter() - began
-    print(f"{name}: {right} of {len(rows)} right ({seconds:.1f} s)")
-    print(f"  {'':18}" + "".join(f"{label[:9]:>10}" for label in LABELS))
-    for label, line in zip(LABELS, confusion, strict=True):
-        print(f"  {label:18}" + "".join(f"{n:10}" for n in line))
-    return right
+def probabilities(judge: Judge, pairs: Sequence[tuple[str, str]]) -> Floats:
+    """Label probabilities, (pairs, labels). Raises `ValueError` where a pair has none."""
+    out = np.empty((len(pairs), len(LABELS)))
+    for i, verdict in enumerate(judge.judge_many(pairs)):
+        if verdict.probabilities is None:
+            raise ValueError(f"no probabilities for pair {i}: {verdict.failure}")
+        out[i] = [verdict.probabilities[label] for label in LABELS]
+    return out
+
+
+def _show(value: float, bounds: tuple[float, float]) -> str:
+    return f"{value:.3f} [{bounds[0]:.3f}, {bounds[1]:.3f}]"
+
+
+def _print_table(table: Indices, labels: Sequence[str]) -> None:
+    print(f"  {'':18}" + "".join(f"{label[:11]:>12}" for label in labels) + "      recall")
+    for label, line, recall in zip(labels, table, measure.recalls(table), strict=True):
+        print(f"  {label:18}" + "".join(f"{n:12}" for n in line) + f"{recall:12.2f}")
+
+
+def six_way(name: str, rows: Sequence[Row], p: Floats) -> dict[str, Any]:
+    """Print and return accuracy and macro-F1 with intervals, and the confusion matrix."""
+    gold = np.array([LABELS.index(r.label) for r in rows])
+    said = p.argmax(1)
+
+    def f1(where: Indices) -> float:
+        return measure.macro_f1(measure.confusion(gold[where], said[where], len(LABELS)))
+
+    table = measure.confusion(gold, said, len(LABELS))
+    score, bounds = measure.macro_f1(table), measure.interval(f1, [r.prompt for r in rows])
+    print(
+        f"{name}: {table.trace()} of {len(rows)} right ({measure.accuracy(table):.3f}), "
+        f"macro-F1 {_show(score, bounds)}"
+    )
+    _print_table(table, LABELS)
+    return {"rows": len(rows), "right": int(table.trace()), "macro_f1": score, "interval": bounds}
+
+
+@dataclass(frozen=True)
+class Xstest:
+    """The development set: rows, and the people's final labels as class indices."""
+
+    rows: list[dict[str, str]]
+    gold: Indices
+
+    @classmethod
+    def read(cls) -> Xstest:
+        """Read the file."""
+        rows = [json.loads(line) for line in XSTEST.read_text(encoding="utf-8").splitlines()]
+        return cls(rows, np.array([_class(r["label"]) for r in rows]))
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Prompts and responses."""
+        return [(r["prompt"], r["response"]) for r in self.rows]
+
+    def kappa(self, said: Indices, kind: int, where: Indices) -> float:
+        """Kappa of the rows `where`: of three classes (0), or of refused in any way or not (1)."""
+        gold, said = self.gold[where], said[where]
+        if kind:
+            table = measure.confusion(gold > 0, said > 0, 2)
+        else:
+            table = measure.confusion(gold, said, 4)  # the fourth: an answer of no class
+        return measure.cohen_kappa(table)
+
+    def kappas(self, said: Indices, where: Indices | None = None) -> tuple[float, float]:
+        """Both kinds of kappa."""
+        index = np.arange(len(self.gold)) if where is None else where
+        return self.kappa(said, 0, index), self.kappa(said, 1, index)
+
+
+def _class(said: str) -> int:
+    """XSTest's classes by their number; text that is none of them counts as an own class."""
+    return {"1": 0, "2": 1, "3": 2}.get(said[:1], 3)
+
+
+def three_way(p: Floats) -> Floats:
+    """Six label probabilities summed into XSTest's three classes, (rows, 3)."""
+    walk = next(c for c in Taxonomy.load("qos").crosswalks if c.name == "xstest")
+    onto = np.zeros((len(LABELS), len(CLASSES)))
+    for i, label in enumerate(LABELS):
+        onto[i, CLASSES.index(walk.labels[label])] = 1
+    return p @ onto
+
+
+def xstest(p: Floats, data: Xstest, title: str = "this judge") -> dict[str, Any]:
+    """Print and return agreement with people, for the judge and the file's other raters.
+
+    The judge's class is that of its best label, as the crosswalk of a verdict gives it.
+    """
+    walk = three_way(np.eye(len(LABELS)))
+    said = walk[p.argmax(1)].argmax(1)
+    raters = {title: said} | {
+        name: np.array([_class(r[column]) for r in data.rows])
+        for name, column in (
+            ("GPT-4 as judge", "gpt4_judge"),
+            ("string matching", "string_match"),
+            ("second human", "annotation_2"),
+        )
+    }
+    clusters = [r["prompt"] for r in data.rows]
+    print(f"XSTest, development set ({len(data.rows)} rows): kappa with people's final label")
+    print(f"  {'':18}{'three classes':>24}{'refused or not':>24}")
+    out: dict[str, Any] = {}
+    for name, column in raters.items():
+        values = data.kappas(column)
+        bounds = [measure.interval(partial(data.kappa, column, kind), clusters) for kind in (0, 1)]
+        out[name] = {"kappa": values, "intervals": bounds}
+        print(
+            f"  {name:18}"
+            + "".join(f"{_show(*pair):>24}" for pair in zip(values, bounds, strict=True))
+        )
+    for model in sorted({r["model"] for r in data.rows}):
+        where = np.array([i for i, r in enumerate(data.rows) if r["model"] == model])
+        three, two = data.kappas(said, where)
+        out[model] = (three, two)
+        print(f"  on {model:15}{three:24.3f}{two:24.3f}")
+    _print_table(measure.confusion(data.gold, said, 3), CLASSES)
+    summed = three_way(p)
+    out["ece"] = measure.expected_calibration_error(summed, data.gold)
+    spread = measure.interval(
+        lambda w: measure.expected_calibration_error(summed[w], data.gold[w]), clusters
+    )
+    print(f"  calibration error of the three classes (ECE, 15 bins): {_show(out['ece'], spread)}")
+    return out
+
+
+def named_rows() -> list[Row]:
+    """Held-out rows whose prompt holds one of our names."""
+    return [r for r in corpus.held_out() if names.find(r.prompt) is not None]
+
+
+def flips(judge: Judge, rows: Sequence[Row], seed: int = 0) -> dict[str, Any]:
+    """Print and return how often a verdict changes when nothing but the name does."""
+    rng = random.Random(seed)
+    pairs = [(r.prompt, r.response) for r in rows]
+    swapped = [names.swap(*pair, rng) for pair in pairs for _ in range(SWAPS)]
+    before = np.repeat(probabilities(judge, pairs).argmax(1), SWAPS)
+    changed = (probabilities(judge, swapped).argmax(1) != before).astype(float)
+    rate = float(changed.mean())
+    clusters = [r.prompt for r in rows for _ in range(SWAPS)]
+    bounds = measure.interval(lambda w: float(changed[w].mean()), clusters)
+    print(f"name swaps: {_show(rate, bounds)} of {len(swapped)} verdicts changed")
+    return {"rate": rate, "interval": bounds, "pairs": len(swapped)}
+
+
+def fit(path: Path) -> calibration.Calibration:
+    """A temperature for the judge in `path`, from rows that were held out of its training."""
+    rows = [*corpus.real(held=True), *corpus.held_out()]
+    with Judge(str(path), calibration=calibration.IDENTITY) as judge:
+        p = probabilities(judge, [(r.prompt, r.response) for r in rows])
+    gold = [LABELS.index(r.label) for r in rows]
+    logs = np.log(np.maximum(p, 1e-12))
+    return calibration.fit(logs, gold, LABELS, fitted_on="held-out training rows")
 
 
 def main() -> None:
-    """Score the plain cases and the held-out written rows."""
+    """Print every figure of the model card."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, default=JUDGE)
+    parser.add_argument("--model", default=str(JUDGE))
+    parser.add_argument("--fold", default="")
+    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    scorer = Scorer(options.model)
-    report("plain cases", plain_cases(), scorer)
-    report("held-out written rows", corpus.held_out(), scorer)
+    out: dict[str, Any] = {}
+    with Judge(options.model) as judge:
+        if options.fold:
+            sets = {
+                f"annotated, {options.fold}": [
+                    r.row for r in outside.annotated() if r.model == options.fold
+                ]
+            }
+        else:
+            real = corpus.real(held=True)
+            sets = {
+                "plain cases": plain_cases(),
+                "held-out written rows": corpus.held_out(),
+                "held-out real rows": real,
+            }
+        for name, rows in sets.items():
+            if rows:
+                p = probabilities(judge, [(r.prompt, r.response) for r in rows])
+                out[name] = six_way(name, rows, p)
+            else:
+                print(f"{name}: the file is not here")
+        if not options.fold:
+            out["name swaps"] = flips(judge, named_rows())
+            if XSTEST.exists():
+                data = Xstest.read()
+                p = probabilities(judge, data.pairs)
+                out["xstest"] = xstest(p, data)
+                out["xstest"]["labels"] = [LABELS[i] for i in p.argmax(1)]
+            else:
+                print("XSTest: the file is not here")
+    if options.json:
+        options.json.write_text(json.dumps(out, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Write a trained model as GGUF: architecture `llama`, Q8_0 matrices, F32 norms.
+"""Write a trained model as GGUF: architecture `llama`, Q8_0 or F16 matrices, F32 norms.
 
 The rotary embedding is trained on interleaved pairs, which is llama.cpp's order for `llama`, so q
 and k go out as they are. No output matrix is written: llama.cpp then ties it to the embedding.
@@ -6,6 +6,7 @@ and k go out as they are. No output matrix is written: llama.cpp then ties it to
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,8 +26,15 @@ CHAT_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-JUDGE = {"evenhand.judge.template": "compact", "evenhand.judge.taxonomy": "qos"}
-LIMIT = 6_000_000  # bytes; what the wheel has room for
+LIMIT = 12_000_000  # bytes; what the wheel has room for
+
+
+def judge_keys(taxonomy: str, calibration: str | None = None) -> dict[str, str]:
+    """A judge's metadata: its template, its taxonomy's name, its calibration as JSON."""
+    keys = {"evenhand.judge.template": "compact", "evenhand.judge.taxonomy": taxonomy}
+    if calibration is not None:
+        keys["evenhand.judge.calibration"] = calibration
+    return keys
 
 
 def _tensors(model: Llama) -> dict[str, Tensor]:
@@ -64,7 +72,7 @@ def _vocabulary(writer: gguf.GGUFWriter, bpe: Tokenizer, eos: int) -> None:
     writer.add_add_bos_token(True)
 
 
-def _sizes(writer: gguf.GGUFWriter, shape: Shape) -> None:
+def _sizes(writer: gguf.GGUFWriter, shape: Shape, kind: gguf.GGMLQuantizationType) -> None:
     writer.add_vocab_size(shape.vocab)
     writer.add_context_length(shape.context)
     writer.add_embedding_length(shape.width)
@@ -75,30 +83,43 @@ def _sizes(writer: gguf.GGUFWriter, shape: Shape) -> None:
     writer.add_layer_norm_rms_eps(shape.eps)
     writer.add_rope_dimension_count(shape.head)
     writer.add_rope_freq_base(shape.theta)
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
+    writer.add_file_type(
+        gguf.LlamaFileType.MOSTLY_F16
+        if kind == gguf.GGMLQuantizationType.F16
+        else gguf.LlamaFileType.MOSTLY_Q8_0
+    )
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
 
 
 def export(
-    model: Llama, bpe: Tokenizer, path: Path, name: str, description: str, judge: bool
+    model: Llama,
+    bpe: Tokenizer,
+    path: Path,
+    name: str,
+    description: str,
+    *,
+    judge: Mapping[str, str] | None,
+    kind: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.Q8_0,
 ) -> int:
-    """Write `path`; returns its size in bytes. `judge` sets the judge's keys, else the chat's."""
+    """Write `path` with matrices of type `kind` (Q8_0 or F16); returns its size in bytes.
+
+    `judge` holds a judge's metadata (see `judge_keys`); a chat model has none.
+    """
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name(name)
     writer.add_description(description)
     writer.add_license("MIT")
     writer.add_author("the evenhand authors")
-    _sizes(writer, model.shape)
-    _vocabulary(writer, bpe, tok.EOS if judge else tok.END)
-    if judge:
-        for key, value in JUDGE.items():
+    _sizes(writer, model.shape, kind)
+    _vocabulary(writer, bpe, tok.EOS if judge is not None else tok.END)
+    if judge is not None:
+        for key, value in judge.items():
             writer.add_string(key, value)
     else:
         writer.add_chat_template(CHAT_TEMPLATE)
     for key, tensor in _tensors(model).items():
         array: npt.NDArray[np.float32] = tensor.detach().float().contiguous().numpy()
         if array.ndim == 2:
-            kind = gguf.GGMLQuantizationType.Q8_0
             writer.add_tensor(key, gguf.quants.quantize(array, kind), raw_dtype=kind)
         else:
             writer.add_tensor(key, array)

@@ -11,17 +11,31 @@ from typing import TYPE_CHECKING
 import gguf
 import torch
 
+from evenhand.schemas.errors import ModelFileError
 from evenhand.training.model import Llama, Shape
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 
+def _made_here(reader: gguf.GGUFReader) -> bool:
+    author = reader.fields.get("general.author")
+    return author is not None and author.contents() == "the evenhand authors"
+
+
 def load(path: Path) -> tuple[Llama, Tokenizer]:
-    """The model (weights as rounded in the file) and the tokenizer of a GGUF of ours."""
+    """The model (weights as rounded in the file) and the tokenizer of a GGUF of ours.
+
+    Raises `ModelFileError` for files of anyone else.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     reader = gguf.GGUFReader(path)
+    if not _made_here(reader):
+        raise ModelFileError(
+            f"{path.name} was not trained by evenhand",
+            hint="Start from bundled:judge, or from a judge that `evenhand distill` wrote.",
+        )
 
     def field(key: str) -> int:
         return int(reader.fields[key].contents())

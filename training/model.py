@@ -18,9 +18,9 @@ from torch.nn import functional
 class Shape:
     """Sizes of a model. Widths divide by 32 so that every row fits Q8_0 blocks."""
 
-    width: int = 192
+    width: int = 256
     layers: int = 4
-    heads: int = 6
+    heads: int = 4
     hidden: int = 512
     vocab: int = 4096
     context: int = 1024

@@ -28,10 +28,6 @@ class Row:
     source: str
     licence: str = OURS
 
-    def __post_init__(self) -> None:
-        if self.label not in LABELS:
-            raise ValueError(f"unknown label {self.label!r} from source {self.source!r}")
-
 
 @dataclass(frozen=True)
 class Dialogue:

@@ -139,7 +139,7 @@ def test_llama_cpp_reads_the_same_ids_and_logits(
     judge_file: Path, model: Llama, bpe: Tokenizer, rows: list[Row]
 ) -> None:
     pytest.importorskip("llama_cpp")
-    from evenhand.training.evaluate import Scorer
+    from evenhand.training.parity import Scorer
 
     scorer = Scorer(judge_file, threads=2)
     for text in [t for r in rows for t in (r.prompt, r.response)] + ODD:
