@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from evenhand.api.cli import ask, generate, judge, models, serve, taxonomies
+from evenhand.api.cli import ask, distill, generate, judge, models, serve, taxonomies
 from evenhand.api.cli.problems import exit_code, show_problem
 from evenhand.schemas.errors import EvenhandError
 
@@ -61,6 +61,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "ask": ask.ask,
     "generate": generate.generate,
     "judge": judge.judge,
+    "distill": distill.distill,
     "serve": serve.serve,
     "models": models.models,
     "taxonomies": taxonomies.taxonomies,
