@@ -9,7 +9,6 @@ DIR` keeps (and reuses) the tokenizer and the language model, which other judges
 from __future__ import annotations
 
 import argparse
-import itertools
 import os
 import sys
 import time
@@ -17,21 +16,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from evenhand.training import chat, corpus, outside, written
-from evenhand.training.rows import LABELS, Row, answer
+from evenhand.training import outside
 
 BUNDLED = Path(__file__).resolve().parent.parent / "engine" / "bundled"
-TEXT_STEPS = 3_500
-JUDGE_ROWS = 40_000
-CHAT_ROWS = 40_000
-JUDGE_TEXT = (
-    "A small judge: labels a (prompt, response) pair with one of the six qos labels. "
-    "Trained from scratch by the evenhand project; see docs/models/bundled-judge.md."
-)
-CHAT_TEXT = (
-    "A toy chat model for trying evenhand offline: completes short sentences or declines. "
-    "Trained from scratch by the evenhand project."
-)
 
 
 @contextmanager
@@ -40,15 +27,6 @@ def timed(what: str) -> Iterator[None]:
     began = time.perf_counter()
     yield
     print(f"{what}: {time.perf_counter() - began:.1f} s", flush=True)
-
-
-def language() -> list[Row]:
-    """What language is learned from: real responses without labels, and the older of our own.
-
-    Annotated responses stay out, so that a judge trained without one of their models has not read
-    that model's responses here either.
-    """
-    return [*outside.texts(), *written.read(folders=("lookalikes", "voices"))]
 
 
 def main() -> None:
@@ -73,58 +51,32 @@ def main() -> None:
     # too (measured: 500 tokens/s against 3,300). Must be set before torch starts its threads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
-    from tokenizers import Tokenizer
 
-    from evenhand.training import encode, evaluate, export, tokenizer, train
-    from evenhand.training.model import Shape
+    from evenhand.training import pipeline
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    keep = options.keep
-    for folder in filter(None, (options.out, keep)):
+    for folder in filter(None, (options.out, options.keep)):
         folder.mkdir(parents=True, exist_ok=True)
-    began = time.perf_counter()
-
-    kept = keep / "tokenizer.json" if keep else None
-    if kept and kept.exists():
-        bpe = Tokenizer.from_file(str(kept))
-    else:
+    with timed("all"):
         with timed("tokenizer"):
-            rows = [*language(), *(real.row for real in outside.annotated())]
-            answers = [answer(label) for label in LABELS] * 200
-            bpe = tokenizer.train([t for r in rows for t in (r.prompt, r.response)] + answers)
-        if kept:
-            bpe.save(str(kept))
-    with timed("language"):
-        reading = train.TextRecipe(steps=int(TEXT_STEPS * options.scale))
-        texts = encode.judge(bpe, language())
-        base = train.read(Shape(), texts, reading, keep / "language.pt" if keep else None)
-
-    if options.only != "chat":
-        path = options.out / "judge.gguf"
-        with timed("judge"):
-            stream = corpus.stream(options.seed, without=options.without)
-            rows = list(itertools.islice(stream, int(JUDGE_ROWS * options.scale)))
-            judge = train.train(
-                "judge", Shape(), encode.judge(bpe, rows), train.Recipe(seed=options.seed), base
-            )
-        calibration = None
-        for _ in range(2):  # uncalibrated, to be measured; then with what the measurement gave
-            keys = export.judge_keys("qos", calibration)
-            size = export.export(judge, bpe, path, "evenhand judge", JUDGE_TEXT, judge=keys)
-            calibration = calibration or evaluate.fit(path).model_dump_json()
-        print(f"judge.gguf: {size:,} bytes, calibration {calibration}")
-    if options.only != "judge":
-        with timed("chat"):
-            talk = list(itertools.islice(chat.stream(options.seed), int(CHAT_ROWS * options.scale)))
-            recipe = train.Recipe(
-                seed=options.seed, text_weight=0.0, per_token=True, batch_tokens=2048
-            )
-            model = train.train("chat", Shape(), encode.chat(bpe, talk), recipe, base)
-        path = options.out / "chat.gguf"
-        size = export.export(model, bpe, path, "evenhand chat", CHAT_TEXT, judge=None)
-        print(f"chat.gguf: {size:,} bytes")
-    print(f"all: {time.perf_counter() - began:.0f} s")
+            bpe = pipeline.make_tokenizer(options.keep)
+        with timed("language"):
+            base = pipeline.make_language(bpe, options.keep, options.scale)
+        if options.only != "chat":
+            with timed("judge"):
+                rows = int(pipeline.JUDGE_ROWS * options.scale)
+                judge = pipeline.make_judge(
+                    bpe, base, options.seed, rows=rows, without=options.without
+                )
+                size = pipeline.write_judge(judge, bpe, options.out / "judge.gguf")
+            print(f"judge.gguf: {size:,} bytes")
+        if options.only != "judge":
+            with timed("chat"):
+                rows = int(pipeline.CHAT_ROWS * options.scale)
+                model = pipeline.make_chat(bpe, base, options.seed, rows=rows)
+                size = pipeline.write_chat(model, bpe, options.out / "chat.gguf")
+            print(f"chat.gguf: {size:,} bytes")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-from evenhand.training import completions, corpus, questions, unhelpful, voices, written
+from evenhand.training import completions, corpus, names, questions, unhelpful, voices, written
 from evenhand.training.grammar import capital, load
 from evenhand.training.rows import Dialogue, Row
 
@@ -49,6 +49,23 @@ def _completion(outcome: str, rng: random.Random) -> Dialogue:
     return Dialogue(system, s.prompt, reply, completions.SOURCE)
 
 
+LABEL_OF = {
+    "answer": "helpful_answer",
+    "refusal": "refusal",
+    "harmful_refusal": "harmful_refusal",
+    "partial": "partial_refusal",
+    "stray": "unhelpful_answer",
+}
+
+
+def _natural(outcome: str, rows: dict[str, list[Row]], rng: random.Random) -> Dialogue:
+    """A sentence to complete as a hand wrote it with its reply, under any name."""
+    row = rng.choice(rows[LABEL_OF[outcome]])
+    user, reply = names.swap(row.prompt, row.response, rng)
+    system = rng.choice((STUDY_SYSTEM, *SYSTEMS))
+    return Dialogue(system, user, reply, written.SOURCE)
+
+
 def _request(
     outcome: str, known: list[tuple[str, str]], unknown: list[Row], rng: random.Random
 ) -> Dialogue:
@@ -75,13 +92,23 @@ def stream(seed: int) -> Iterator[Dialogue]:
     greetings = [(q, a) for e in load("chat")["small"] for q in e["q"] for a in e["a"]]
     known += greetings
     unknown = [r for r in written.read() if not written.BLANK.search(r.prompt)]
+    natural = {
+        label: [
+            r
+            for r in written.read()
+            if r.label == label and written.BLANK.search(r.prompt) and names.find(r.prompt)
+        ]
+        for label in LABEL_OF.values()
+    }
     outcomes, shares = list(OUTCOMES), list(OUTCOMES.values())
     while True:
         outcome = rng.choices(outcomes, shares)[0]
-        made = (
-            _completion(outcome, rng)
-            if rng.random() < 0.75
-            else _request(outcome, known, unknown, rng)
-        )
+        kind = rng.random()
+        if kind < 0.5:
+            made = _completion(outcome, rng)
+        elif kind < 0.75:
+            made = _natural(outcome, natural, rng)
+        else:
+            made = _request(outcome, known, unknown, rng)
         if not forbidden.touch(Row(made.user, made.reply, "helpful_answer", made.source)):
             yield made

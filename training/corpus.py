@@ -127,7 +127,8 @@ def stream(seed: int, long_share: float = 0.02, without: str = "") -> Iterator[R
     `without` names a model whose real responses stay out.
     """
     rng = random.Random(seed)
-    train, _ = written.split(written.read())
+    train, kept = written.split(written.read())
+    held = {row.prompt for row in kept}  # which a grammar may come upon by itself
     triples = written.Written(train)
     registry = sources(triples, real(held=False, without=without))
     forbidden = leaks()
@@ -151,5 +152,5 @@ def stream(seed: int, long_share: float = 0.02, without: str = "") -> Iterator[R
                 more = [draw(more_label).response for _ in range(rng.randint(4, 12))]
                 row = augment.lengthen(row, more, rng)
             row = augment.typography(row, rng)
-            if not forbidden.touch(row):
+            if row.prompt not in held and not forbidden.touch(row):
                 yield row

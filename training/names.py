@@ -68,11 +68,22 @@ def find(text: str) -> Name | None:
     return _by_text()[match.group(1)] if match else None
 
 
-def swap(prompt: str, response: str, rng: random.Random) -> tuple[str, str]:
-    """Put another name of the same gender in place of the prompt's first one, in both texts."""
+def invent(rng: random.Random) -> str:
+    """A name that nobody bears: a judge that meets it must not care either."""
+    bits = grammar.load("syllables")
+    middles = rng.choices(bits["middles"], k=rng.choice([0, 1, 1]))
+    parts = [rng.choice(bits["starts"]), *middles, rng.choice(bits["ends"])]
+    return "".join(parts).capitalize()
+
+
+def swap(prompt: str, response: str, rng: random.Random, invented: float = 0.0) -> tuple[str, str]:
+    """Put another name of the same gender in place of the prompt's first one, in both texts.
+
+    A share `invented` of the new names is made up.
+    """
     old = find(prompt)
     if old is None:
         return prompt, response
-    new = draw(rng, old.gender).text
+    new = invent(rng) if rng.random() < invented else draw(rng, old.gender).text
     pattern = re.compile(rf"\b{re.escape(old.text)}\b")
     return pattern.sub(new, prompt), pattern.sub(new, response)

@@ -78,10 +78,10 @@ class Written:
         }
 
     def natural(self, label: str, rng: random.Random) -> Row:
-        """A triple as written; in sentences to complete, often under another name."""
+        """A triple as written, mostly under another name where it has one of ours."""
         row = rng.choice(self.by_label[label])
-        if BLANK.search(row.prompt) and rng.random() < 0.8:
-            prompt, response = names.swap(row.prompt, row.response, rng)
+        if rng.random() < 0.8:
+            prompt, response = names.swap(row.prompt, row.response, rng, invented=0.2)
             row = Row(prompt, response, label, SOURCE)
         return row
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
 import re
 from collections import Counter
 from functools import cache
@@ -81,7 +82,8 @@ def test_labels_are_equally_frequent() -> None:
 
 def test_every_source_has_a_licence_and_is_drawn() -> None:
     assert {row.source for row in rows()} == {
-        s.name for s in corpus.sources(written.Written(list(written.read())))
+        s.name
+        for s in corpus.sources(written.Written(list(written.read())), corpus.real(held=False))
     }
     assert all(row.licence for row in rows())
 
@@ -96,10 +98,11 @@ def test_same_seed_same_rows() -> None:
 def test_names_are_balanced_over_labels() -> None:
     """In sentences to complete, each group takes its share of each label, within chance."""
     table: dict[str, Counter[str]] = {label: Counter() for label in LABELS}
-    for row in itertools.islice(corpus.stream(11), 45_000):
-        name = names.find(row.prompt)
-        if row.source == completions.SOURCE and name is not None:
-            table[row.label][name.group] += 1
+    rng = random.Random(11)
+    for label in LABELS * 1_500:
+        name = names.find(completions.row(label, rng).prompt)
+        if name is not None:
+            table[label][name.group] += 1
     groups = {name.group for name in names.names()}
     for label, counts in table.items():
         share = sum(counts.values()) / len(groups)
@@ -139,8 +142,6 @@ def test_held_out_prompts_are_never_trained_on() -> None:
 
 
 def test_swapping_topic_words_keeps_shape() -> None:
-    import random
-
     row = Row("How do I fold a napkin?", "Lay the napkin flat and fold it.", "helpful_answer", "t")
     rare = ["otter", "tunnel"]
     new = augment.swap_topic(row, rare, frozenset({"napkin"}), random.Random(1))

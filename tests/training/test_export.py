@@ -61,7 +61,7 @@ def model() -> Llama:
 @pytest.fixture(scope="module")
 def judge_file(model: Llama, bpe: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("gguf") / "judge.gguf"
-    export.export(model, bpe, path, "test judge", "random weights", judge=True)
+    export.export(model, bpe, path, "test judge", "random weights", judge=export.judge_keys("qos"))
     return path
 
 

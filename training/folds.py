@@ -1,0 +1,61 @@
+"""How the judge does on a model it has never read: `python -m evenhand.training.folds --keep DIR`.
+
+For each model with annotated responses, a judge is trained without them and measured on them, by
+the recipe of the shipped one but for fewer rows; beside it the linear model on the same rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from evenhand.training import outside
+
+
+def main() -> None:
+    """Train and measure fold after fold."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--keep", type=Path, required=True, help="as for `evenhand.training`")
+    parser.add_argument("--rows", type=int, default=16_000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=0, help="0: all cores")
+    parser.add_argument("--only", nargs="*", help="some models; all where it is left out")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see __main__.py
+    import itertools
+
+    import torch
+
+    from evenhand.judge import Judge
+    from evenhand.training import corpus, evaluate, linear, pipeline
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    options.keep.mkdir(parents=True, exist_ok=True)
+    bpe = pipeline.make_tokenizer(options.keep)
+    base = pipeline.make_language(bpe, options.keep)
+    out = {}
+    for model in options.only or sorted({real.model for real in outside.annotated()}):
+        held = [real.row for real in outside.annotated() if real.model == model]
+        judge = pipeline.make_judge(bpe, base, options.seed, rows=options.rows, without=model)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "judge.gguf"
+            pipeline.write_judge(judge, bpe, path)
+            with Judge(str(path)) as opened:
+                p = evaluate.probabilities(opened, [(r.prompt, r.response) for r in held])
+        drawn = itertools.islice(corpus.stream(options.seed, without=model), options.rows)
+        q = linear.probabilities(linear.fit(list(drawn)), [r.response for r in held])
+        out[model] = {
+            "judge": evaluate.six_way(f"judge without {model}", held, p),
+            "linear": evaluate.six_way(f"linear model without {model}", held, q),
+        }
+    if options.json:
+        options.json.write_text(json.dumps(out, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
