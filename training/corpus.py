@@ -7,7 +7,6 @@ leak checks and the licence table of the model card follow from the registry.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -95,11 +94,6 @@ def leaks(path: Path = PLAIN_CASES) -> Leaks:
     )
 
 
-def _kept(prompt: str) -> bool:
-    """Whether a real prompt is held out: one in ten, by its hash, whatever model answered it."""
-    return int(hashlib.sha256(prompt.encode()).hexdigest()[:8], 16) % written.HELD_OUT_EVERY == 0
-
-
 def real(*, held: bool, without: str = "") -> list[Row]:
     """Real responses to train on or held out, never any of the model `without`.
 
@@ -111,7 +105,7 @@ def real(*, held: bool, without: str = "") -> list[Row]:
         r.row
         for r in (*outside.annotated(), *outside.labelled(), *unread)
         if r.model != without
-        and _kept(r.row.prompt) == held
+        and written.is_held_out(r.row.prompt) == held
         and (held or r.sure or r.row.source == outside.ANNOTATED)
     ]
 

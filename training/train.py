@@ -27,6 +27,8 @@ from evenhand.training.encode import Example
 from evenhand.training.model import Llama, Shape
 from evenhand.training.rows import LABELS, Row
 
+RUN_IN = 6  # tokens of a response before a label is guessed
+
 
 @dataclass(frozen=True)
 class TextRecipe:
@@ -61,6 +63,8 @@ class Recipe:
     text_weight: float = 1.0
     average_from: float = 0.75  # of the run, from where weights are averaged
     smoothing: float = 0.0
+    running: float = 0.0  # weight of the loss of a label guessed after every token of the response
+    twins: float = 0.0  # weight of the distance between a row and itself under another name
     noise: float = 0.0  # share of the tokens before the answer that are swapped for random ones
     per_token: bool = False  # loss per answer token rather than per whole answer
 
@@ -100,6 +104,29 @@ def _disturbed(ids: Tensor, mask: Tensor, share: float) -> Tensor:
     return torch.where(where, torch.randint_like(ids, len(tok.CONTROL), tok.SIZE), ids)
 
 
+def _running(batch: Sequence[Example], length: int) -> tuple[Tensor, Tensor]:
+    """Labels, and where in the response they are guessed, both (batch, length)."""
+    labels = torch.tensor([e.label for e in batch])[:, None].expand(-1, length)
+    at = torch.arange(length)[None]
+    first = torch.tensor([e.response for e in batch])[:, None] + RUN_IN
+    last = torch.tensor([e.start for e in batch])[:, None] - 1
+    return labels, (at >= first) & (at < last)
+
+
+def _apart(
+    model: Llama, batch: Sequence[Example], pairs: Sequence[int], hidden: Tensor, mask: Tensor
+) -> Tensor:
+    """How far rows and their twins are apart where the answer is said, relative to its length.
+
+    Both have the same answer, so that its positions are the same in number and order.
+    """
+    ids, theirs = _tensors([twin for i in pairs if (twin := batch[i].twin)])
+    other = model(ids[:, :-1])[theirs].float()
+    own = hidden[list(pairs)][mask[list(pairs)]].float()
+    gap: Tensor = (own - other).square().mean() / own.square().mean().detach()
+    return gap
+
+
 class Optimizers:
     """Muon for the matrices of the blocks, AdamW for embeddings and norms, stepped as one.
 
@@ -109,10 +136,11 @@ class Optimizers:
 
     EMBEDDING = 1.6  # rate of AdamW's part, relative to Muon's
 
-    def __init__(self, model: Llama, peak: float, decay: float) -> None:
+    def __init__(self, model: Llama, peak: float, decay: float, *more: torch.nn.Module) -> None:
         named = list(model.named_parameters())
         blocks = [p for n, p in named if p.dim() == 2 and n.startswith("blocks.")]
         rest = [p for n, p in named if p.dim() < 2 or not n.startswith("blocks.")]
+        rest += [p for module in more for p in module.parameters()]
         self.peak = peak
         self.parts: list[torch.optim.Optimizer] = [
             torch.optim.Muon(blocks, lr=peak, weight_decay=decay, adjust_lr_fn="match_rms_adamw"),
@@ -203,7 +231,10 @@ def train(
     model = Llama(shape, recipe.dropout)
     if start is not None:
         model.load_state_dict(start.state_dict())
-    optimizers = Optimizers(model, recipe.peak, recipe.decay)
+    # Guessed by a layer that is thrown away: it makes the hidden states tell the label all along,
+    # where the answer alone teaches at one place in a hundred.
+    guess = torch.nn.Linear(shape.width, max(e.label for e in examples) + 1)
+    optimizers = Optimizers(model, recipe.peak, recipe.decay, guess)
     plan = batches(examples, recipe.batch_tokens, random.Random(recipe.seed))
     average: dict[str, Tensor] = {}
     averaged = 0
@@ -223,6 +254,13 @@ def train(
                     label_smoothing=recipe.smoothing,
                 ) / (int(mask.sum()) if recipe.per_token else len(batch))
                 answer_loss = loss.item()
+                if recipe.running:
+                    labels, where = _running(batch, ids.shape[1] - 1)
+                    loss = loss + recipe.running * functional.cross_entropy(
+                        guess(hidden[where]).float(), labels[where]
+                    )
+                if recipe.twins and (pairs := [i for i, e in enumerate(batch) if e.twin]):
+                    loss = loss + recipe.twins * _apart(model, batch, pairs, hidden, mask)
                 if recipe.text_weight and done < recipe.text_share:
                     text = ~mask & (ids[:, 1:] != tok.PAD)
                     loss = loss + recipe.text_weight * functional.cross_entropy(

@@ -11,6 +11,7 @@ prompt with a harmful refusal is harmless by definition of that label.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import re
@@ -40,11 +41,15 @@ def read(folders: tuple[str, ...] = FOLDERS) -> tuple[Row, ...]:
     return tuple(Row(r["prompt"], r["response"], r["label"], SOURCE) for r in records)
 
 
+def is_held_out(prompt: str) -> bool:
+    """Whether a prompt, and every response to it, is held out: one in ten, by its hash."""
+    return int(hashlib.sha256(prompt.encode()).hexdigest()[:8], 16) % HELD_OUT_EVERY == 0
+
+
 def split(rows: tuple[Row, ...]) -> tuple[list[Row], list[Row]]:
-    """Train and held-out rows, split by prompt: every tenth prompt and its rows are held out."""
-    order = {prompt: i for i, prompt in enumerate(dict.fromkeys(r.prompt for r in rows))}
-    held = [r for r in rows if order[r.prompt] % HELD_OUT_EVERY == 0]
-    return [r for r in rows if order[r.prompt] % HELD_OUT_EVERY], held
+    """Train and held-out rows, split by prompt."""
+    train = [r for r in rows if not is_held_out(r.prompt)]
+    return train, [r for r in rows if is_held_out(r.prompt)]
 
 
 def _stems(text: str) -> set[str]:

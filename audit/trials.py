@@ -1,0 +1,276 @@
+"""The trials of a plan: one for each response that will be judged, in the same order every time.
+
+Knows how a plan becomes prompts and how a row becomes a trial. Trials are made as they are asked
+for: a file of prompts or responses is never held, only the ids in it. It does not generate, judge
+or store anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from evenhand.audit.datasets import open_rows
+from evenhand.audit.logs import open_responses
+from evenhand.audit.rows import Row, kind
+from evenhand.schemas.audit import (
+    SLOT,
+    Plan,
+    PromptColumns,
+    PromptsFile,
+    ResponseColumns,
+    ResponsesFile,
+)
+from evenhand.schemas.errors import DatasetError, InvalidInput
+from evenhand.schemas.generation import SEED_LIMIT
+from evenhand.schemas.taxonomy import Taxonomy
+
+_COMMONNESS = ("popular", "rare")
+_ROW_HINT = "Mend the row, or drop it."
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One response to come, or one that is there (`response`) and waits for its verdict.
+
+    `id` is unique within a plan and the same in every run. `generator` is a name in the plan, or
+    what the file says responded. A trial with a `problem` comes from a bad row, at `line` of its
+    file: it has no verdict but an error, and says of its group what could be read.
+    """
+
+    id: str
+    generator: str
+    prompt: str
+    sample: int
+    seed: int
+    system: str | None = None
+    group: str | None = None
+    name: str | None = None
+    commonness: str | None = None
+    template: str | None = None
+    response: str | None = None
+    gold: str | None = None
+    line: int | None = None
+    problem: DatasetError | None = None
+
+
+def expand(plan: Plan) -> Iterator[Trial]:
+    """The plan's trials, in order, made as they are asked for.
+
+    One generator after another; within each, prompts that begin alike stand together where the plan
+    makes them, in the file's order where a file does; the samples of a prompt stand together.
+
+    Raises `InvalidInput` for a plan without generators, `DatasetError` for a bad file and, when it
+    comes to the second of them, for two rows with one id.
+    """
+    if plan.responses is not None:
+        return _given(plan, plan.responses)
+    if not plan.generators:
+        raise InvalidInput(
+            f"plan {plan.name!r} names no generator",
+            hint='Add e.g. generators = ["bundled:chat"] to the plan.',
+        )
+    return _generated(plan)
+
+
+def seed_of(seed: int, trial: str) -> int:
+    """The seed of one trial: it depends on the plan's seed and the trial's id alone."""
+    digest = hashlib.sha256(f"{seed}|{trial}".encode("utf-8", "backslashreplace")).digest()
+    return int.from_bytes(digest[:8], "big") % SEED_LIMIT
+
+
+# -- responses to come ----------------------------------------------------------------------------
+
+
+class _Prompt(NamedTuple):
+    """A prompt before it is known who responds; `key` is its part of a trial's id."""
+
+    key: str
+    text: str
+    facts: dict[str, str | None]
+    system: str | None = None
+    line: int | None = None
+    problem: DatasetError | None = None
+
+
+def _generated(plan: Plan) -> Iterator[Trial]:
+    for generator in plan.generators:
+        system = plan.system if generator.system is None else generator.system
+        for prompt in _sentences(plan) if plan.prompts is None else _from_file(plan.prompts):
+            for sample in range(plan.samples):
+                trial = f"{generator.name}|{prompt.key}|{sample}"
+                yield Trial(
+                    id=trial,
+                    generator=generator.name,
+                    prompt=prompt.text,
+                    sample=sample,
+                    seed=seed_of(plan.seed, trial),
+                    system=(system if prompt.system is None else prompt.system) or None,
+                    line=prompt.line,
+                    problem=prompt.problem,
+                    **prompt.facts,
+                )
+
+
+def _sentences(plan: Plan) -> Iterator[_Prompt]:
+    """Templates x names. Sentences that begin with the name share it, the others their first words.
+
+    Holds the templates and the names, and never their product.
+    """
+    names = sorted(plan.names(), key=lambda entry: entry.name)
+    sentences = sorted(plan.templates, key=lambda template: template.text)
+    leading = [template for template in sentences if template.text.startswith(SLOT)]
+    others = [template for template in sentences if not template.text.startswith(SLOT)]
+    by_name = ((template, entry) for entry in names for template in leading)
+    by_template = ((template, entry) for template in others for entry in names)
+    for pairs in (by_name, by_template):
+        for template, entry in pairs:
+            facts = {**entry._asdict(), "template": template.id}
+            yield _Prompt(f"{template.id}|{entry.name}", template.fill(entry.name), facts)
+
+
+def _from_file(section: PromptsFile) -> Iterator[_Prompt]:
+    columns, seen = section.columns, _Seen()
+    with open_rows(section.file, columns.needed()) as rows:
+        for row in rows:
+            facts: dict[str, str | None] = {}
+            text, system, problem = "", None, None
+            key = by_line = _by_line(row)
+            try:
+                for fact, value in _facts(row, columns):
+                    facts[fact] = value
+                key = _key(row, columns)
+                system = _cell(row, columns.system, "system")
+                text = row.text_of(columns.prompt)
+            except DatasetError as exc:
+                problem = exc
+            if key != by_line:
+                seen.add(key, row)
+            yield _Prompt(key, text, facts, system, row.line, problem)
+
+
+# -- responses that are there ---------------------------------------------------------------------
+
+
+def _given(plan: Plan, section: ResponsesFile) -> Iterator[Trial]:
+    columns, seen = section.columns, _Seen()
+    labels = Taxonomy.load(plan.taxonomy).labels
+    with open_responses(section.file, section.format, columns.needed()) as rows:
+        for row in rows:
+            said: dict[str, Any] = {"prompt": ""}
+            model, sample = section.model or "responses", 0
+            key = by_line = _by_line(row)
+            try:
+                for fact, value in _facts(row, columns):
+                    said[fact] = value
+                model = _cell(row, columns.model, "model") or model
+                sample = _sample(row, columns)
+                key = _key(row, columns)
+                said["system"] = _cell(row, columns.system, "system")
+                said["gold"] = _gold(row, columns, labels)
+                said["prompt"] = row.text_of(columns.prompt)
+                said["response"] = row.text_of(columns.response)
+            except DatasetError as exc:
+                said["problem"] = exc
+            trial = f"{model}|{key}|{sample}"
+            if key != by_line:
+                seen.add(trial, row)
+            yield Trial(
+                id=trial,
+                generator=model,
+                sample=sample,
+                seed=seed_of(plan.seed, trial),
+                line=row.line,
+                **said,
+            )
+
+
+# -- rows -----------------------------------------------------------------------------------------
+
+
+class _Seen:
+    """Ids and where they were, which is all that is held of a file."""
+
+    def __init__(self) -> None:
+        self._where: dict[str, str] = {}
+
+    def add(self, id: str, row: Row) -> None:
+        """Raises `DatasetError` for an id that was there before."""
+        if id in self._where:
+            raise DatasetError(
+                f"the id {id!r} is used twice: {self._where[id]} and {row.where}",
+                hint="Give each row an id of its own, or each sample of it a number (`sample`); "
+                "without a column for ids the numbers of the lines are used.",
+            )
+        self._where[id] = row.where
+
+
+def _by_line(row: Row) -> str:
+    return f"#{row.line}"
+
+
+def _key(row: Row, columns: PromptColumns) -> str:
+    """The row's own id, or its line. An id of its own cannot look like a line."""
+    own = _cell(row, columns.id, "id")
+    if own is None:
+        return _by_line(row)
+    return f"#{own}" if own.startswith("#") else own
+
+
+def _facts(row: Row, columns: PromptColumns) -> Iterator[tuple[str, str | None]]:
+    """What the row says of its prompt, fact by fact, so that a bad one does not cost the others."""
+    yield "group", _cell(row, columns.group, "group")
+    yield "name", _cell(row, columns.name, "name")
+    yield "template", _cell(row, columns.template, "template")
+    commonness = _cell(row, columns.commonness, "commonness")
+    if commonness is not None and commonness not in _COMMONNESS:
+        raise _bad(row, f"commonness is {commonness!r}", "Use popular or rare, or leave it empty.")
+    yield "commonness", commonness
+
+
+def _sample(row: Row, columns: ResponseColumns) -> int:
+    said = _cell(row, columns.sample, "sample")
+    if said is None:
+        return 0
+    if said.isascii() and said.isdecimal() and len(said) < 10:
+        return int(said)
+    if columns.sample is None:
+        return 0  # a column that happens to bear the name
+    raise _bad(row, f"sample is {said[:40]!r}", "Give samples whole numbers.")
+
+
+def _gold(row: Row, columns: ResponseColumns, labels: tuple[str, ...]) -> str | None:
+    label = _cell(row, columns.gold, "gold")
+    if label is not None and label not in labels:
+        raise _bad(row, f"the gold label is {label[:80]!r}", f"The labels are {', '.join(labels)}.")
+    return label
+
+
+def _cell(row: Row, column: str | None, own: str) -> str | None:
+    """The text in a column; whole numbers count as text, and an empty cell as none.
+
+    Under its own name a column may be missing or hold something else: nobody asked for it.
+    """
+    if row.problem is not None and row.raw is not None:
+        raise row.problem  # what could be read of it may stand in the wrong column
+    try:
+        value = row.get(column or own)
+    except KeyError:
+        value = None
+        if column is not None:
+            raise _bad(row, f"there is no {column!r}", _ROW_HINT) from None
+    if value is None or value == "":
+        return None
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if column is None:
+        return None
+    raise _bad(row, f"{column!r} holds {kind(value)} where text belongs", _ROW_HINT)
+
+
+def _bad(row: Row, what: str, hint: str) -> DatasetError:
+    return DatasetError(f"{row.where}: {what}", hint=hint)
