@@ -1,4 +1,4 @@
-"""Plans: what is a plan and what is not, what a wrong one says, and what follows from a right one."""
+"""Plans: what is one and what is not, what a wrong one says, and what follows from a right one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_the_smallest_plans(data: dict[str, Any]) -> None:
     plan = parse(data)
     assert plan.samples == 1
     assert plan.taxonomy == "qos"
-    assert plan.generators == plan.judges == ()
+    assert not (plan.generators or plan.judges)
 
 
 def test_names_come_with_group_and_commonness() -> None:
