@@ -30,18 +30,19 @@ def of(text: str | bytes) -> Scan:
     return Scan(io.BytesIO(text.encode() if isinstance(text, str) else text))
 
 
-@pytest.mark.parametrize("chunk", [1, 5, 2**16])
+def skip_all(walk: Scan) -> None:
+    for _ in walk.members():
+        walk.skip()
+
+
 @given(value=VALUES, ascii=st.booleans(), indent=st.sampled_from([None, 2]))
-def test_a_value_is_what_json_reads(chunk: int, value: Any, ascii: bool, indent: Any) -> None:
-    scan.CHUNK = chunk
+def test_a_value_is_what_json_reads(value: Any, ascii: bool, indent: Any) -> None:
     text = json.dumps(value, ensure_ascii=ascii, indent=indent)
     assert of(text).value() == value
 
 
-@pytest.mark.parametrize("chunk", [1, 5, 2**16])
 @given(data=st.dictionaries(st.text(), VALUES, max_size=5), kept=st.integers(0, 4))
-def test_members_are_walked_and_skipped(chunk: int, data: dict[str, Any], kept: int) -> None:
-    scan.CHUNK = chunk
+def test_members_are_walked_and_skipped(data: dict[str, Any], kept: int) -> None:
     text = json.dumps(data, indent=1).encode()
     walk, found = of(text), {}
     for number, key in enumerate(walk.members()):
@@ -66,22 +67,23 @@ def test_lists_of_objects() -> None:
     assert found == [1, 2, 0]
 
 
-def test_a_byte_order_mark_is_passed_over() -> None:
-    scan.CHUNK = 64
+def test_a_byte_order_mark_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan, "CHUNK", 64)
     assert of(b'\xef\xbb\xbf{"a": 1}').value() == {"a": 1}
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", '{"a"', '{"a":', '{"a": "b', '{"a": [1, 2', '{"a" 1}', "{1: 2}", '{"a": 1 "b"']
+    "text",
+    ["", "{", '{"a"', '{"a":', '{"a": "b', '{"a": [1, 2', '{"a" 1}', "{1: 2}", '{"a": 1 "b"'],
 )
 def test_what_is_broken_is_said(text: str) -> None:
-    walk = of(text)
     with pytest.raises(Broken):
-        for _ in walk.members():
-            walk.skip()
+        skip_all(of(text))
 
 
-@pytest.mark.parametrize("bad", ["nan", '"\\x"', "[1,]", "{]", '"\x01"', "[" * 20_000 + "]" * 20_000])
+@pytest.mark.parametrize(
+    "bad", ["nan", '"\\x"', "[1,]", "{]", '"\x01"', "[" * 20_000 + "]" * 20_000]
+)
 def test_a_bad_value_costs_itself_alone(bad: str) -> None:
     walk = of(f'{{"a": {bad}, "b": 2}}')
     found: dict[str, Any] = {}
@@ -112,7 +114,5 @@ def test_a_value_too_long_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_text_without_end_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scan, "MAX_VALUE", 2**17)
-    walk = of('{"a": "' + "x" * 2**19)
     with pytest.raises(Broken, match="longer than"):
-        for _ in walk.members():
-            walk.skip()
+        skip_all(of('{"a": "' + "x" * 2**19))
