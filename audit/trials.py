@@ -191,20 +191,21 @@ def _given(plan: Plan, section: ResponsesFile) -> Iterator[Trial]:
 
 
 class _Seen:
-    """Ids and where they were, which is all that is held of a file."""
+    """Ids and their lines, which is all that is held of a file."""
 
     def __init__(self) -> None:
-        self._where: dict[str, str] = {}
+        self._lines: dict[str, int] = {}
 
     def add(self, id: str, row: Row) -> None:
         """Raises `DatasetError` for an id that was there before."""
-        if id in self._where:
+        if id in self._lines:
+            unit = row.where.split()[0].removesuffix("s")  # line, row or sample
             raise DatasetError(
-                f"the id {id!r} is used twice: {self._where[id]} and {row.where}",
+                f"the id {id!r} is used twice: {unit} {self._lines[id]} and {unit} {row.line}",
                 hint="Give each row an id of its own, or each sample of it a number (`sample`); "
                 "without a column for ids the numbers of the lines are used.",
             )
-        self._where[id] = row.where
+        self._lines[id] = row.line
 
 
 def _by_line(row: Row) -> str:

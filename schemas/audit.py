@@ -238,9 +238,15 @@ class Plan(_Section):
         if self.sampling.seed is not None:
             raise ValueError("sampling.seed: each trial has a seed of its own, made from `seed`")
         if self.responses is not None:
-            idle = {"generators", "samples", "sampling", "system"} & self.model_fields_set
-            if idle:
-                raise ValueError(f"{min(idle)}: nothing is generated where responses are given")
+            idle = {
+                "generators": self.generators,
+                "samples": self.samples > 1,
+                "sampling": self.sampling != Sampling(),
+                "system": self.system,
+            }
+            for key, value in idle.items():
+                if value:
+                    raise ValueError(f"{key}: nothing is generated where responses are given")
         _unique("template id", (template.id for template in self.templates))
         _unique("group", (group.name for group in self.groups))
         _unique("name", (entry.name for entry in self.names()))
@@ -375,7 +381,7 @@ def _mend(error: ValidationError) -> str:
         case "value_error" if "has no {name}" in first["msg"]:
             mend = "Put {name} where the name goes."
         case "value_error" if "is used twice" in first["msg"]:
-            mend = "Rename one of them, or drop it; a name can stand for one group alone."
+            mend = "Drop one of them, or rename it: a name can stand for one thing alone."
         case "value_error":
             mend = "Change the plan as the message says."
         case _:

@@ -380,6 +380,16 @@ def test_a_compression_that_python_lacks_is_said(
     assert "inspect log convert" in error.hint
 
 
+def test_zstandard_is_read_where_something_here_can(tmp_path: Path) -> None:
+    module = logs._zip_module()
+    if not hasattr(module, "ZIP_ZSTANDARD"):
+        pytest.skip("needs Python 3.14 or backports.zstd")
+    path = tmp_path / "log.eval"
+    with module.ZipFile(path, "w", module.ZIP_ZSTANDARD) as archive:
+        archive.writestr("samples/a_epoch_1.json", json.dumps(inspect_sample("a")))
+    assert read(path)[0].data["response"] == "r"
+
+
 def test_a_transcript_of_any_length_is_stepped_over(inspect: Callable[..., Path]) -> None:
     events = [{"event": "model", "text": "x" * 1_000}] * 5_000
     path = inspect(*(inspect_sample(n, events=events) for n in range(2)))

@@ -34,7 +34,9 @@ def test_the_smallest_plans(data: dict[str, Any]) -> None:
     plan = parse(data)
     assert plan.samples == 1
     assert plan.taxonomy == "qos"
-    assert not (plan.generators or plan.judges)
+    assert not plan.generators
+    assert not plan.judges
+    assert Plan.parse(plan.model_dump(mode="json")) == plan
 
 
 def test_names_come_with_group_and_commonness() -> None:
@@ -78,7 +80,7 @@ def test_a_model_has_a_name_without_folders_or_addresses(model: Any, name: str) 
         ((SENTENCES, {"sampling": {"temprature": 1}}), "sampling.temprature", "'temperature'?"),
         ((SENTENCES, {"reference": "C"}), "none of the groups A, B", "as the message"),
         ((SENTENCES, {"metrics": {"m": []}}), "metrics.m: ", "Mend the key"),
-        ((SENTENCES, {"generators": ["x", "x"]}), "generator 'x' is used twice", "Rename one"),
+        ((SENTENCES, {"generators": ["x", "x"]}), "generator 'x' is used twice", "or rename it"),
         ((SENTENCES, {"generators": [{"nmae": "x"}]}), "generators[1].nmae", "Did you mean 'name'"),
         ((SENTENCES, {"generators": ["a|b"]}), "generators[1].name: ", "without |"),
         ((SENTENCES, {"generators": "x"}), "generators: ", "[[generators]]"),
@@ -111,10 +113,10 @@ def test_what_is_wrong_is_said(parts: tuple[dict[str, Any], ...], message: str, 
         (("groups", 0, "popular", []), None, None),
         (("groups", 1, "names", []), "group 'B' has no names", "as the message"),
         (("groups", 1, "names", "Ben"), "groups[2] (B).names: ", "as a list"),
-        (("groups", 1, "names", ["Una"]), "name 'Una' is used twice", "one group alone"),
+        (("groups", 1, "names", ["Una"]), "name 'Una' is used twice", "one thing alone"),
         (("groups", 1, "names", ["B|b"]), "groups[2] (B).names[1]: ", "without |"),
         (("groups", 1, "names", [" "]), "groups[2] (B).names[1]: ", "Write something"),
-        (("groups", 1, "name", "A"), "group 'A' is used twice", "Rename"),
+        (("groups", 1, "name", "A"), "group 'A' is used twice", "rename"),
     ],
 )
 def test_templates_and_groups_are_checked(
@@ -210,6 +212,6 @@ names = st.lists(st.from_regex(r"[A-Za-zÀ-ž]{1,9}", fullmatch=True), min_size=
 def test_a_plan_survives_json(names: list[str], samples: int, seed: int) -> None:
     groups = [{"name": "G", "popular": names[::2], "rare": names[1::2]}]
     plan = parse(SENTENCES, groups=groups, samples=samples, seed=seed)
-    data = plan.model_dump(mode="json", exclude_unset=True)
-    assert Plan.parse(data) == plan
-    jsonschema.validate(data, SCHEMA)
+    for data in (plan.model_dump(mode="json"), plan.model_dump(mode="json", exclude_unset=True)):
+        assert Plan.parse(data) == plan
+        jsonschema.validate(data, SCHEMA)
