@@ -24,7 +24,7 @@ from typing import Any
 
 from evenhand.audit.datasets import SAMPLE, JsonLines, Rows, open_rows
 from evenhand.audit.rows import Row, kind
-from evenhand.audit.scan import Broken, Scan
+from evenhand.audit.scan import CHUNK, Broken, Scan
 from evenhand.schemas.audit import Format
 from evenhand.schemas.errors import DatasetError
 
@@ -54,12 +54,16 @@ def open_responses(
             format = "lm-eval"
     if format == "table":
         return open_rows(path, needs)
-    if format == "lm-eval":
-        return LmEvalLog(path, needs)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise DatasetError(f"the file {str(path)!r} {what}", hint="Check the path.")
-    return (EvalLog if suffix == ".eval" else JsonLog)(path, needs)
+    inspect = EvalLog if suffix == ".eval" else JsonLog
+    try:
+        return LmEvalLog(path, needs) if format == "lm-eval" else inspect(path, needs)
+    except OSError as exc:
+        raise DatasetError(
+            f"{path.name!r} cannot be read: {exc.strerror or exc}", hint="Check its permissions."
+        ) from exc
 
 
 def _is_lm_eval(path: Path) -> bool:
@@ -125,10 +129,9 @@ class LmEvalLog(_Log):
 def _lm_eval_rows(row: Row) -> Iterator[Row]:
     """A row for each response to each request that the document led to."""
     document = row.data
-    shared = {
-        "id": str(document.get("doc_id")),
-        **{key: document[key] for key in ("doc", "target") if key in document},
-    }
+    shared = {key: document[key] for key in ("doc", "target") if key in document}
+    if document.get("doc_id") is not None:
+        shared["id"] = str(document["doc_id"])
     arguments, responses = document.get("arguments"), document.get("resps")
     if isinstance(arguments, Mapping):  # {"gen_args_0": {"arg_0": prompt, "arg_1": settings}}
         arguments = [arguments[key] for key in arguments]
@@ -184,7 +187,7 @@ class JsonLog(_Log):
         super().__init__(path, needs)
 
     def __iter__(self) -> Iterator[Row]:
-        number = 0
+        number = 0  # of the sample that is being read, from 1
         with self.path.open("rb") as file:
             scan = Scan(file)
             try:
@@ -195,9 +198,11 @@ class JsonLog(_Log):
                     if key == "eval":
                         model = _model(scan)
                     elif key == "samples":
+                        number = 1
                         for _ in scan.items():
-                            number += 1
                             yield _sample_row(scan, number, model)
+                            number += 1
+                        return  # nothing that follows is needed
                     else:
                         scan.skip()
             except (Broken, ValueError) as exc:
@@ -211,7 +216,7 @@ class JsonLog(_Log):
                 problem = DatasetError(
                     f"{where}: the log breaks off here: {exc}", hint="Copy the log again."
                 )
-                yield Row(number, f"after {where}", scan.at, {}, raw="", problem=problem)
+                yield Row(number, where, scan.at, {}, raw="", problem=problem)
 
 
 class EvalLog(_Log):
@@ -230,17 +235,21 @@ class EvalLog(_Log):
         with self._open() as archive:
             model = self._model(archive)
             for number, name in enumerate(_sample_files(archive), 1):
-                try:
-                    with closing(archive.open(name)) as file:
-                        yield _sample_row(Scan(file), number, model, at=number)
-                except NotImplementedError as exc:
-                    raise self._unreadable(exc) from exc
-                except DatasetError:
-                    raise
-                except Exception as exc:  # each method of compression has errors of its own
-                    where = f"sample {number}"
-                    problem = DatasetError(f"{where} ({name}): {exc}", hint=_ROW_HINT)
-                    yield Row(number, where, number, {}, raw="", problem=problem)
+                yield self._row(archive, number, name, model)
+
+    def _row(self, archive: zipfile.ZipFile, number: int, name: str, model: object) -> Row:
+        where = f"sample {number}"
+        try:
+            with closing(archive.open(name)) as file:
+                row = _sample_row(Scan(file), number, model, at=number)
+                while file.read(CHUNK):
+                    pass  # the checksum is compared at the end of the file
+                return row
+        except NotImplementedError as exc:
+            raise self._unreadable(exc) from exc
+        except Exception as exc:  # each method of compression has errors of its own
+            problem = DatasetError(f"{where} ({name}): {exc}", hint=_ROW_HINT)
+            return Row(number, where, number, {}, raw="", problem=problem)
 
     def _open(self) -> zipfile.ZipFile:
         try:

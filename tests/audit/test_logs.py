@@ -307,6 +307,7 @@ def test_files_that_are_no_logs(tmp_path: Path, name: str, content: bytes, messa
 
 
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
+    assert "does not exist" in str(refusal(tmp_path / "a.jsonl", format="lm-eval"))
     assert "does not exist" in str(refusal(tmp_path / "a.eval"))
     (tmp_path / "b.json").mkdir()
     assert "is a folder" in str(refusal(tmp_path / "b.json"))
@@ -319,6 +320,12 @@ def test_a_log_that_breaks_off_keeps_what_came_before(tmp_path: Path) -> None:
     rows = read(path)
     assert [row.data.get("id") for row in rows] == ["a", "b", None]
     assert "sample 3: the log breaks off here" in str(rows[-1].problem)
+    path.write_text(text[: text.rindex("}, {")])
+    assert [(row.line, row.problem is None) for row in read(path)] == [
+        (1, True),
+        (2, True),
+        (3, False),
+    ]
 
 
 @given(cut=st.integers(0, 10_000))
@@ -353,6 +360,14 @@ def test_an_eval_sample_that_was_written_twice_is_read_once(tmp_path: Path) -> N
         archive.writestr("samples/b_epoch_1/sample.json", json.dumps(inspect_sample("b", "third")))
         archive.writestr("samples/b_epoch_1/events/0.json", "[]")
     assert [row.data["response"] for row in read(path)] == ["second", "third"]
+
+
+def test_an_eval_sample_with_a_wrong_checksum_is_not_believed(tmp_path: Path) -> None:
+    path = tmp_path / "log.eval"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("samples/a_epoch_1.json", json.dumps(inspect_sample("a", "no harm")))
+    path.write_bytes(path.read_bytes().replace(b"no harm", b"no hart"))
+    assert "CRC" in str(read(path)[0].problem)
 
 
 def test_a_damaged_eval_sample_costs_itself_alone(tmp_path: Path) -> None:
