@@ -26,6 +26,7 @@ from evenhand.schemas.audit import (
 from evenhand.schemas.errors import DatasetError, InvalidInput
 from evenhand.schemas.generation import SEED_LIMIT
 from evenhand.schemas.taxonomy import Taxonomy
+from evenhand.schemas.text import clean
 
 _COMMONNESS = ("popular", "rare")
 _ROW_HINT = "Mend the row, or drop it."
@@ -77,7 +78,7 @@ def expand(plan: Plan) -> Iterator[Trial]:
 
 def seed_of(seed: int, trial: str) -> int:
     """The seed of one trial: it depends on the plan's seed and the trial's id alone."""
-    digest = hashlib.sha256(f"{seed}|{trial}".encode("utf-8", "backslashreplace")).digest()
+    digest = hashlib.sha256(f"{seed}|{trial}".encode()).digest()
     return int.from_bytes(digest[:8], "big") % SEED_LIMIT
 
 
@@ -143,7 +144,7 @@ def _from_file(section: PromptsFile) -> Iterator[_Prompt]:
                     facts[fact] = value
                 key = _key(row, columns)
                 system = _cell(row, columns.system, "system")
-                text = row.text_of(columns.prompt)
+                text = clean(row.text_of(columns.prompt))
             except DatasetError as exc:
                 problem = exc
             if key != by_line:
@@ -170,8 +171,8 @@ def _given(plan: Plan, section: ResponsesFile) -> Iterator[Trial]:
                 key = _key(row, columns)
                 said["system"] = _cell(row, columns.system, "system")
                 said["gold"] = _gold(row, columns, labels)
-                said["prompt"] = row.text_of(columns.prompt)
-                said["response"] = row.text_of(columns.response)
+                said["prompt"] = clean(row.text_of(columns.prompt))
+                said["response"] = clean(row.text_of(columns.response))
             except DatasetError as exc:
                 said["problem"] = exc
             trial = f"{model}|{key}|{sample}"
@@ -265,7 +266,7 @@ def _cell(row: Row, column: str | None, own: str) -> str | None:
     if value is None or value == "":
         return None
     if isinstance(value, str):
-        return value
+        return clean(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if column is None:

@@ -293,6 +293,15 @@ def test_a_bad_row_of_prompts_costs_all_its_trials_and_no_others(write: Write) -
     }
 
 
+def test_half_a_character_is_replaced_so_that_every_trial_can_be_stored(write: Write) -> None:
+    row = {"id": "\ud83d", "prompt": "p\ud83d", "response": "\ud83dr", "group": "\ud83d"}
+    trial = trials({"responses": {"file": write("r.jsonl", json.dumps(row))}})[0]
+    for text in (trial.id, trial.prompt, trial.response, trial.group):
+        assert text is not None
+        assert "\ufffd" in text
+        text.encode()
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
