@@ -1,7 +1,7 @@
 """Error rates of the audit's statistics, on simulated audits whose truth is known.
 
 Names and templates are drawn anew for each audit, and so is what goes unjudged; groups differ by
-what the scenario says. The table of docs/statistics.md:
+what the scenario says. The tables of docs/statistics.md, in half an hour on one core:
 
     python -m benchmarks.simulations
 """
@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import argparse
 import math
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ from evenhand.audit.statistics import (
     Population,
     Rate,
     analyse_counts,
+    detectable,
     holm,
     intervals,
 )
@@ -149,7 +151,7 @@ def holds(estimate: Estimate, truth: float) -> bool:
 
 def one_audit(scenario: Scenario, seed: int, tally: Tally, draws: int, permutations: int) -> None:
     """Simulate, analyse, compare with the truth."""
-    counts, truth = simulate(scenario, np.random.default_rng([seed, len(scenario.title)]))
+    counts, truth = simulate(scenario, np.random.default_rng(seed))
     found = analyse_counts(
         {"model": counts},
         counts.metrics,
@@ -195,7 +197,7 @@ def one_audit(scenario: Scenario, seed: int, tally: Tally, draws: int, permutati
                 tally.add("rows: test", p <= 0.05)
                 naive.append(p)
         if rates[g] != base:
-            tally.add("found", c.p.adjusted <= 0.05)
+            tally.add("found" if c.against else "found: rest", c.p.adjusted <= 0.05)
     if not scenario.effects:
         for o in found.omnibus:
             tally.add("test: omnibus", o.p.raw <= 0.05)
@@ -232,7 +234,7 @@ def run(
     return tally
 
 
-# -- which intervals cover --------------------------------------------------------------------------
+# -- which intervals cover ------------------------------------------------------------------------
 
 
 def variants(scenario: Scenario, audits: int, seed: int = 0) -> dict[str, list[float]]:
@@ -242,7 +244,7 @@ def variants(scenario: Scenario, audits: int, seed: int = 0) -> dict[str, list[f
     """
     looks: dict[str, list[list[float]]] = {}
     for i in range(audits):
-        counts, _ = simulate(scenario, np.random.default_rng([seed + i, 1]))
+        counts, _ = simulate(scenario, np.random.default_rng(seed + i))
         truths = scenario.rates[1], scenario.rates[1] - scenario.rates[0]
         resampled = intervals.resample(counts, 1_000, np.random.default_rng(seed + i))
         sides = np.eye(len(counts.groups), dtype=bool)
@@ -251,9 +253,8 @@ def variants(scenario: Scenario, audits: int, seed: int = 0) -> dict[str, list[f
             (0, one, (sides[1],), truths[0]),
             (1, one - base, (sides[1], sides[0]), truths[1]),
         ):
-            value, scores = _scores(counts, figure)
+            value, scores, rows = _scores(counts, figure)
             names, templates = (float((scores.sum(axis) ** 2).sum()) for axis in (1, 0))
-            rows = _row_variance(counts, figure)
             n, t = min(scenario.names[:2]), scenario.templates
             of_names = names * n / (n - 1)
             both = of_names + templates * t / (t - 1) - float((scores**2).sum())
@@ -277,27 +278,19 @@ def variants(scenario: Scenario, audits: int, seed: int = 0) -> dict[str, list[f
     return {what: [float(np.mean(x)) for x in columns] for what, columns in looks.items()}
 
 
-def _scores(counts: Counts, figure: int) -> tuple[float, Floats]:
-    """A rate (0) or difference (1) and what each cell adds to its error (Cameron et al. 2011)."""
-    value, scores = 0.0, np.zeros(counts.judged.shape)
+def _scores(counts: Counts, figure: int) -> tuple[float, Floats, float]:
+    """A rate (0) or difference (1), what each cell adds to its error (Cameron et al. 2011), and its
+    variance were rows independent.
+    """
+    value, scores, variance = 0.0, np.zeros(counts.judged.shape), 0.0
     for g, sign in ((1, 1.0), (0, -1.0))[: figure + 1]:
         of = counts.group_of == g
         hits, judged = counts.hits[0, of], counts.judged[of]
-        rate = hits.sum() / judged.sum()
+        rate = float(hits.sum() / judged.sum())
         value += sign * rate
         scores[of] = sign * (hits - rate * judged) / judged.sum()
-    return float(value), scores
-
-
-def _row_variance(counts: Counts, figure: int) -> float:
-    """Of the same figure, were rows independent."""
-    hits, judged = (
-        counts.by_group(x.sum(-1))[: figure + 1] for x in (counts.hits[0], counts.judged)
-    )
-    if not figure:
-        hits, judged = (counts.by_group(x.sum(-1))[1:2] for x in (counts.hits[0], counts.judged))
-    rate = hits / judged
-    return float((rate * (1 - rate) / judged).sum())
+        variance += rate * (1 - rate) / float(judged.sum())
+    return value, scores, variance
 
 
 # -- the tables -----------------------------------------------------------------------------------
@@ -312,6 +305,7 @@ COLUMNS = (
     ("template", "rate of a template"),
     ("difference", "difference"),
     ("ratio", "ratio"),
+    ("found", "found"),
     ("rows: test", "rows: test"),
     ("rows: family", "rows: family"),
     ("rows: rate", "rows: rate"),
@@ -329,37 +323,86 @@ def percent(share: float) -> str:
     return "-" if math.isnan(share) else f"{100 * share:.1f}"
 
 
-def print_variants(audits: int) -> None:
-    """The table of methods."""
+def head(*titles: str) -> None:
+    """The first two lines of one."""
+    print(line(titles))
+    print("|---" * len(titles) + "|")
+
+
+def print_intervals(audits: int) -> None:
+    """Coverage and width by method."""
     chosen = [SCENARIOS[i] for i in (1, 3, 7, 8)]
     found: Sequence[Mapping[str, list[float]]] = [variants(s, audits) for s in chosen]
-    print(line(["method", *(s.title for s in chosen)]))
-    print("|---" * (len(chosen) + 1) + "|")
+    head("method", *(s.title for s in chosen))
     for what in found[0]:
-        cells = [
+        cells = (
             f"{percent(a)} ({b:.1f}), {percent(c)} ({d:.1f})"
-            for a, b, c, d in (x[what] for x in found)
-        ]
+            for a, b, c, d in (of_one[what] for of_one in found)
+        )
         print(line([what, *cells]), flush=True)
+
+
+def print_errors(audits: int) -> None:
+    """Error rates and coverage by scenario."""
+    head("scenario", *(title for title, _ in COLUMNS))
+    for scenario in SCENARIOS:
+        tally = run(scenario, audits)
+        print(line([scenario.title, *(percent(tally.share(w)) for _, w in COLUMNS)]), flush=True)
+
+
+def print_power(audits: int) -> None:
+    """What `qos-names` and designs around it detect."""
+    rates = (0.02, 0.10, 0.30)
+    head("names a group", "templates", "tests", *(f"from {100 * rate:.0f}%" for rate in rates))
+    for names, templates, tests in (
+        (8, 28, 1),
+        (8, 28, 16),
+        (8, 28, 48),
+        (8, 112, 16),
+        (16, 28, 16),
+        (32, 28, 16),
+    ):
+        found = (
+            detectable(
+                rate, names=names, templates=templates, tests=tests, trials=min(audits, 400)
+            ).points
+            for rate in rates
+        )
+        print(
+            line([*map(str, (names, templates, tests)), *(f"{x:.0f}" for x in found)]), flush=True
+        )
+
+
+def print_speed() -> None:
+    """Seconds for one model of `qos-names`: 64 names x 28 templates x 3 samples."""
+    counts, _ = simulate(replace(SCENARIOS[2], metrics=9), np.random.default_rng(0))
+    seconds = []
+    for _ in range(6):
+        started = time.perf_counter()
+        analyse_counts({"m": counts}, counts.metrics[:3], reference=counts.groups[0])
+        seconds.append(time.perf_counter() - started)
+    head("first", "median of the next five")
+    print(line([f"{seconds[0]:.2f} s", f"{np.median(seconds[1:]):.2f} s"]))
 
 
 def main() -> None:
     """Simulate and print."""
+    tables = ["intervals", "errors", "power", "speed"]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--audits", type=int, default=1_000, help="of each scenario")
-    parser.add_argument("--draws", type=int, default=1_000, help="of the bootstrap")
-    parser.add_argument("--only", type=int, nargs="*", help="scenarios by number, from 0")
+    parser.add_argument("tables", nargs="*", choices=tables, help="all of them")
+    parser.add_argument("--audits", type=int, default=1_000, help="simulated for each figure")
     arguments = parser.parse_args()
-    print_variants(arguments.audits)
-    print()
-    print(line(["scenario", *(title for title, _ in COLUMNS)]))
-    print("|---" * (len(COLUMNS) + 1) + "|")
-    for i, scenario in enumerate(SCENARIOS):
-        if arguments.only is None or i in arguments.only:
-            tally = run(scenario, arguments.audits, draws=arguments.draws)
-            print(
-                line([scenario.title, *(percent(tally.share(w)) for _, w in COLUMNS)]), flush=True
-            )
+    for table in arguments.tables or tables:
+        print(f"\n{table}\n")
+        match table:
+            case "intervals":
+                print_intervals(arguments.audits)
+            case "errors":
+                print_errors(arguments.audits)
+            case "power":
+                print_power(arguments.audits)
+            case "speed":
+                print_speed()
 
 
 if __name__ == "__main__":

@@ -136,8 +136,9 @@ def stretch(sizes: npt.ArrayLike, weights: npt.ArrayLike, level: float) -> float
     the variances of the strata as if all levels varied alike (degrees of freedom: Satterthwaite
     1946). NaN where a stratum has a single level: how such levels vary cannot be known.
     """
-    n, w = np.asarray(sizes, np.float64), np.asarray(weights, np.float64)
-    if n.min() < 2:
+    w = np.asarray(weights, np.float64)
+    n, w = np.asarray(sizes, np.float64)[w > 0], w[w > 0]
+    if not n.size or n.min() < 2:
         return math.nan
     variance = w**2 / n
     freedom = variance.sum() ** 2 / (variance**2 / (n - 1)).sum()
@@ -208,7 +209,9 @@ def odds_ratio(
     if np.any(sums[:, 0] == 0) or np.any(sums[:, 0] == sums[:, 1]):
         return UNKNOWN
     design = np.column_stack([np.ones(len(x)), x])
-    fit = GEE(h / n, design, groups=np.arange(len(x)), family=Binomial(), weights=n).fit()
-    log, error = float(fit.params[1]), float(fit.bse[1])
+    model = GEE(h / n, design, groups=np.arange(len(x)), family=Binomial(), weights=n)
+    fit = model.fit(start_params=np.zeros(2))
+    # Names that are all alike leave a variance of nothing but rounding, on either side of zero.
+    log, error = float(fit.params[1]), math.sqrt(max(float(fit.cov_params()[1, 1]), 0.0))
     low, high = np.exp([log - stretched * error, log + stretched * error])
     return Estimate(math.exp(log), float(low), float(high))

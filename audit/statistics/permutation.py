@@ -167,8 +167,9 @@ def against_rest(
 ) -> tuple[list[list[PValue]], list[PValue]]:
     """Each group against all others, (groups, metrics), and whether any differ at all, (metrics,).
 
-    All names change places. The omnibus statistic is the variation of the rates between groups,
-    each weighted with its judged rows.
+    All names change places. The omnibus statistic is the distance of the group that is farthest
+    from its rest: studentised like the others, where a sum of squares would take a group whose
+    names vary much for one whose rate differs.
     """
     columns, total = totals.columns, totals.columns.sum(0)
     sizes, all_names = [int(size) for size in counts.names_in], len(counts.names)
@@ -179,9 +180,9 @@ def against_rest(
         for g, size in enumerate(sizes):
             sums = (codes == g) @ columns
             away[g] = distance(totals, sums, total - sums, (size, all_names - size))
-            hits, judged = sums[:, : totals.metrics], sums[:, -2:-1]
-            with np.errstate(invalid="ignore"):
-                away[-1] += np.nan_to_num(hits**2 / judged)  # what the total adds is constant
+            # A group that nothing was judged of is far from none.
+            there = (sums[:, -2:-1] > 0) & (sums[:, -2:-1] < total[-2])
+            away[-1] = np.maximum(away[-1], np.where(there, away[g], 0.0))
         return away
 
     observed = far(counts.group_of[None].astype(np.int8))[:, 0]
