@@ -26,6 +26,7 @@ from evenhand.training.rows import Row
 
 LEAST = 10  # rows of a label, under which it cannot be learned or measured
 DRAWS = 8  # times that each row is drawn, on average
+LEAST_STEPS = 150  # few rows are learned in smaller batches, and not in fewer steps
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,10 @@ def distill(
     ]
     rng.shuffle(drawn)
     examples = encode.judge(bpe, drawn, labels=taxonomy.labels)
-    recipe = train.Recipe(seed=seed, peak=1e-3)
+    tokens = sum(len(e.ids) for e in examples)
+    recipe = train.Recipe(
+        seed=seed, peak=2e-3, batch_tokens=min(max(tokens // LEAST_STEPS, 256), 4096)
+    )
     made = train.train("distill", model.shape, examples, recipe, model)
 
     def write(fitted: Calibration | None) -> int:
