@@ -149,7 +149,14 @@ def holds(estimate: Estimate, truth: float) -> bool:
     return bool(estimate.low - 1e-9 <= truth <= estimate.high + 1e-9)
 
 
-def one_audit(scenario: Scenario, seed: int, tally: Tally, draws: int, permutations: int) -> None:
+def one_audit(
+    scenario: Scenario,
+    seed: int,
+    tally: Tally,
+    draws: int,
+    permutations: int,
+    odds_ratios: bool,
+) -> None:
     """Simulate, analyse, compare with the truth."""
     counts, truth = simulate(scenario, np.random.default_rng(seed))
     found = analyse_counts(
@@ -159,7 +166,7 @@ def one_audit(scenario: Scenario, seed: int, tally: Tally, draws: int, permutati
         draws=draws,
         permutations=permutations,
         seed=seed,
-        odds_ratios=False,
+        odds_ratios=odds_ratios,
     )
     index = {
         "group": {g: i for i, g in enumerate(counts.groups)},
@@ -185,6 +192,9 @@ def one_audit(scenario: Scenario, seed: int, tally: Tally, draws: int, permutati
             base = float(rates[0])
         tally.add("difference", holds(c.points, 100 * (rates[g] - base)))
         tally.add("ratio", holds(c.ratio, rates[g] / base))
+        if not math.isnan(c.odds_ratio.value):
+            odds = rates[g] / (1 - rates[g]) / (base / (1 - base))
+            tally.add("odds ratio", holds(c.odds_ratio, odds))
         # Against a rest that is a mixture of rates, no group is exchangeable.
         null = rates[g] == base if c.against else not scenario.effects
         if null:
@@ -225,12 +235,17 @@ def _as_rows(one: Rate, other: Rate) -> tuple[float, Estimate]:
 
 
 def run(
-    scenario: Scenario, audits: int, *, draws: int = 1_000, permutations: int = 1_000, seed: int = 0
+    scenario: Scenario,
+    audits: int,
+    *,
+    draws: int = 1_000,
+    permutations: int = 1_000,
+    odds_ratios: bool = False,
 ) -> Tally:
     """Many audits of one scenario."""
     tally = Tally()
-    for i in range(audits):
-        one_audit(scenario, seed + i, tally, draws, permutations)
+    for seed in range(audits):
+        one_audit(scenario, seed, tally, draws, permutations, odds_ratios)
     return tally
 
 
@@ -295,6 +310,8 @@ def _scores(counts: Counts, figure: int) -> tuple[float, Floats, float]:
 
 # -- the tables -----------------------------------------------------------------------------------
 
+# The scenarios in which methods are compared: rare, usual, names alone, nothing.
+COMPARED = (1, 3, 7, 8)
 COLUMNS = (
     ("reference", "test: reference"),
     ("rest", "test: rest"),
@@ -331,7 +348,7 @@ def head(*titles: str) -> None:
 
 def print_intervals(audits: int) -> None:
     """Coverage and width by method."""
-    chosen = [SCENARIOS[i] for i in (1, 3, 7, 8)]
+    chosen = [SCENARIOS[i] for i in COMPARED]
     found: Sequence[Mapping[str, list[float]]] = [variants(s, audits) for s in chosen]
     head("method", *(s.title for s in chosen))
     for what in found[0]:
@@ -350,27 +367,35 @@ def print_errors(audits: int) -> None:
         print(line([scenario.title, *(percent(tally.share(w)) for _, w in COLUMNS)]), flush=True)
 
 
+def print_odds(audits: int) -> None:
+    """Coverage of the odds ratio, which takes longer: one metric, fewer audits."""
+    chosen = [replace(SCENARIOS[i], metrics=1) for i in COMPARED]
+    head(*(s.title for s in chosen))
+    tallies = (run(s, audits // 5, draws=100, odds_ratios=True) for s in chosen)
+    print(line([percent(tally.share("odds ratio")) for tally in tallies]))
+
+
 def print_power(audits: int) -> None:
     """What `qos-names` and designs around it detect."""
-    rates = (0.02, 0.10, 0.30)
-    head("names a group", "templates", "tests", *(f"from {100 * rate:.0f}%" for rate in rates))
-    for names, templates, tests in (
-        (8, 28, 1),
-        (8, 28, 16),
-        (8, 28, 48),
-        (8, 112, 16),
-        (16, 28, 16),
-        (32, 28, 16),
+    rates, trials = (0.02, 0.10, 0.30), min(audits, 400)
+    head("names a group", "templates", "samples", "tests", *(f"from {100 * r:.0f}%" for r in rates))
+    for names, templates, samples, tests in (
+        (8, 28, 3, 1),
+        (8, 28, 3, 16),
+        (8, 28, 3, 48),
+        (8, 28, 12, 16),
+        (8, 112, 3, 16),
+        (16, 28, 3, 16),
+        (32, 28, 3, 16),
     ):
-        found = (
+        points = (
             detectable(
-                rate, names=names, templates=templates, tests=tests, trials=min(audits, 400)
+                rate, names=names, templates=templates, samples=samples, tests=tests, trials=trials
             ).points
             for rate in rates
         )
-        print(
-            line([*map(str, (names, templates, tests)), *(f"{x:.0f}" for x in found)]), flush=True
-        )
+        cells = [*map(str, (names, templates, samples, tests)), *(f"{x:.1f}" for x in points)]
+        print(line(cells), flush=True)
 
 
 def print_speed() -> None:
@@ -387,7 +412,7 @@ def print_speed() -> None:
 
 def main() -> None:
     """Simulate and print."""
-    tables = ["intervals", "errors", "power", "speed"]
+    tables = ["intervals", "errors", "odds", "power", "speed"]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("tables", nargs="*", choices=tables, help="all of them")
     parser.add_argument("--audits", type=int, default=1_000, help="simulated for each figure")
@@ -399,6 +424,8 @@ def main() -> None:
                 print_intervals(arguments.audits)
             case "errors":
                 print_errors(arguments.audits)
+            case "odds":
+                print_odds(arguments.audits)
             case "power":
                 print_power(arguments.audits)
             case "speed":

@@ -64,7 +64,7 @@ def sources(triples: written.Written, real: Sequence[Row] = ()) -> list[Source]:
         Source(questions.SOURCE, OURS, _weights(1, 1, 0.5, 0.5, 0.5, 0.5), questions.row),
         Source(completions.SOURCE, OURS, _weights(1, 1, 1.5, 0.7, 0.7, 1), completions.row),
         Source(harms.SOURCE, OURS, _weights(0.7, 0, 2, 0.5, 1, 0), _harms),
-        *_real(outside.ANNOTATED, by_source[outside.ANNOTATED], 7, 1.5, 3.5, 3, 9, 9),
+        *_real(outside.ANNOTATED, by_source[outside.ANNOTATED], 17, 4, 9, 7, 22, 22),
         *_real(outside.SPEECHMAP, by_source[outside.SPEECHMAP], 3, 2, 0, 0.3, 2, 1),
         *_real(outside.PLAIN, by_source[outside.PLAIN], 3, 3, 0, 0, 0, 0),
     ]

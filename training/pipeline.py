@@ -26,7 +26,7 @@ from evenhand.training.model import Llama, Shape
 from evenhand.training.rows import LABELS, Row, answer
 
 TEXT_STEPS = 3_500
-JUDGE_ROWS = 40_000
+JUDGE_ROWS = 24_000
 CHAT_ROWS = 40_000
 JUDGE_SHAPE = Shape(context=640)  # tokens; longer texts are cut in the middle, as in training
 JUDGE_TEXT = (
@@ -90,7 +90,9 @@ def write_judge(model: Llama, bpe: Tokenizer, path: Path) -> int:
 def make_chat(bpe: Tokenizer, base: Llama, seed: int, *, rows: int = CHAT_ROWS) -> Llama:
     """The chat model on top of `base`."""
     talk = list(itertools.islice(chat.stream(seed), rows))
-    recipe = train.Recipe(seed=seed, text_weight=0.0, per_token=True, batch_tokens=2048)
+    recipe = train.Recipe(
+        seed=seed, text_weight=0.0, running=0.0, per_token=True, batch_tokens=2048
+    )
     return train.train("chat", Shape(), encode.chat(bpe, talk), recipe, base)
 
 

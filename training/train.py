@@ -55,15 +55,15 @@ class Recipe:
 
     seed: int = 1
     batch_tokens: int = 4096
-    peak: float = 2e-3
+    peak: float = 3e-3
     warmup: float = 0.05
     decay: float = 0.05
-    dropout: float = 0.05
-    text_share: float = 0.4  # of the run, in which text other than the answer is learned as well
+    dropout: float = 0.0
+    text_share: float = 0.3  # of the run, in which text other than the answer is learned as well
     text_weight: float = 1.0
     average_from: float = 0.75  # of the run, from where weights are averaged
     smoothing: float = 0.0
-    running: float = 0.0  # weight of the loss of a label guessed after every token of the response
+    running: float = 1.0  # weight of the loss of a label guessed after every token of the response
     twins: float = 0.0  # weight of the distance between a row and itself under another name
     noise: float = 0.0  # share of the tokens before the answer that are swapped for random ones
     per_token: bool = False  # loss per answer token rather than per whole answer

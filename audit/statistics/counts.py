@@ -104,7 +104,9 @@ def count(
     lacking = [column for column in (*KEYS, "label") if column not in columns]
     if lacking:
         raise ValueError(f"the table has no column {lacking[0]!r}")
-    label = pl.col("label").cast(pl.String)
+    # As text, or a categorical column would sort by its codes.
+    frame = frame.with_columns(pl.col(*KEYS, "label").cast(pl.String))
+    label = pl.col("label")
     judged = label.is_not_null()
     checks = {
         "a label that the taxonomy does not have": (judged & ~label.is_in(list(labels))).any()

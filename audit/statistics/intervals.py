@@ -72,17 +72,17 @@ def resample(counts: Counts, draws: int, rng: np.random.Generator) -> Resampled:
 
 def resample_templates(counts: Counts, draws: int, rng: np.random.Generator) -> Iterator[Floats]:
     """Rates of each name, in order, as blocks of (metrics, some names, draws): names are given."""
-    templates = _multiplicities(len(counts.templates), draws, rng)
-    for part in _blocks(len(counts.names), draws * (len(counts.metrics) + 1)):
-        stack = counts.stack[:, part]
+    counted, templates = counts.stack, _multiplicities(len(counts.templates), draws, rng)
+    for part in _blocks(len(counts.names), draws * len(counted)):
+        stack = counted[:, part]
         yield _shares(stack @ templates.T, stack.sum(-1), (counts.judged[part] > 0).sum(-1), rng)
 
 
 def resample_names(counts: Counts, draws: int, rng: np.random.Generator) -> Iterator[Floats]:
     """Rates of each template over all groups, as `resample_templates` has them for names."""
-    starts = np.append(0, counts.names_in.cumsum())
-    for part in _blocks(len(counts.templates), draws * (len(counts.metrics) + 1)):
-        stack = counts.stack[:, :, part]
+    counted, starts = counts.stack, np.append(0, counts.names_in.cumsum())
+    for part in _blocks(len(counts.templates), draws * len(counted)):
+        stack = counted[:, :, part]
         drawn = np.zeros((len(stack), part.stop - part.start, draws))
         for start, stop in pairwise(starts):
             names = _multiplicities(stop - start, draws, rng)

@@ -18,9 +18,10 @@ import numpy.typing as npt
 
 from evenhand.audit.statistics.counts import Counts, Floats
 
-Codes = npt.NDArray[np.int8]
+Codes = npt.NDArray[np.int16]
 # Up to so many assignments are all tried: C(16, 8), two groups of eight names, is 12,870.
 EXACT = 20_000
+# Assignments are worked on in blocks of about so many codes.
 BLOCK = 1 << 21
 
 
@@ -49,7 +50,7 @@ def assignments(
     if ways <= math.log(EXACT) + 1e-6:
         every = _enumerate(tuple(sizes))
         return iter([every]), len(every), True
-    plain = np.repeat(np.arange(len(sizes), dtype=np.int8), sizes)
+    plain = np.repeat(np.arange(len(sizes), dtype=np.int16), sizes)
     step = max(1, BLOCK // names)
     return (
         (
@@ -66,12 +67,12 @@ def _enumerate(sizes: tuple[int, ...]) -> Codes:
     """All of them, (ways, names)."""
     names = sum(sizes)
     if len(sizes) == 1:
-        return np.zeros((1, names), np.int8)
-    others = _enumerate(sizes[1:]) + np.int8(1)
+        return np.zeros((1, names), np.int16)
+    others = _enumerate(sizes[1:]) + np.int16(1)
     first = np.array(list(combinations(range(names), sizes[0])), np.int64).reshape(-1, sizes[0])
     free = np.ones((len(first), names), bool)
     np.put_along_axis(free, first, False, axis=1)
-    out = np.zeros((len(first), len(others), names), np.int8)
+    out = np.zeros((len(first), len(others), names), np.int16)
     out[np.broadcast_to(free[:, None], out.shape)] = np.broadcast_to(
         others, (len(first), *others.shape)
     ).ravel()
@@ -185,7 +186,7 @@ def against_rest(
             away[-1] = np.maximum(away[-1], np.where(there, away[g], 0.0))
         return away
 
-    observed = far(counts.group_of[None].astype(np.int8))[:, 0]
+    observed = far(counts.group_of[None].astype(np.int16))[:, 0]
     extreme = np.zeros((len(sizes) + 1, totals.metrics))
     blocks, number, exact = assignments(sizes, draws, rng)
     for block in blocks:

@@ -182,6 +182,13 @@ def test_a_status_that_fits_is_welcome_and_so_is_a_lazy_frame() -> None:
     assert numbers(found) == numbers(analyse(rows, QOS, draws=50))
 
 
+def test_categorical_columns_are_texts() -> None:
+    rows = table()
+    order = pl.Enum(["group 2", "group 0", "group 1"])
+    other = rows.with_columns(pl.col("group").cast(order), pl.col("name").cast(pl.Categorical))
+    assert numbers(analyse(other, QOS, draws=50)) == numbers(analyse(rows, QOS, draws=50))
+
+
 def test_a_name_in_two_groups_is_two_names() -> None:
     rows = table(groups=2).with_columns(name=pl.col("name").str.replace(r"\d\.", "x."))
     found = count(rows, composites(QOS), QOS.labels)["m"]
@@ -514,6 +521,16 @@ def test_a_planted_difference_is_found_and_its_absence_is_not() -> None:
     assert p["g1", "g0"] > 0.05
     assert p["g3", "g0"] > 0.05
     assert found.omnibus[0].p.adjusted < 0.01
+
+
+def test_there_may_be_many_groups() -> None:
+    hits = np.tile([0.0, 1.0], 200)[:, None]
+    hits[-2:] = 2.0  # the last group is the one apart
+    judged = np.full(400, 6.0)
+    counts = counts_of(hits, judged[:, None], np.repeat(np.arange(200), 2))
+    totals = permutation.Totals.of(hits, judged)
+    groups, _ = permutation.against_rest(counts, totals, 99, np.random.default_rng(0))
+    assert [p[0].raw for p in groups] == [1.0] * 199 + [0.01]
 
 
 def test_two_groups_are_compared_once_and_one_not_at_all() -> None:
