@@ -26,7 +26,7 @@ from evenhand.training.model import Llama, Shape
 from evenhand.training.rows import LABELS, Row, answer
 
 TEXT_STEPS = 3_500
-JUDGE_ROWS = 24_000
+JUDGE_ROWS = 20_000
 CHAT_ROWS = 40_000
 JUDGE_SHAPE = Shape(context=640)  # tokens; longer texts are cut in the middle, as in training
 JUDGE_TEXT = (
