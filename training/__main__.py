@@ -3,7 +3,8 @@
 Needs the `train` extra and the real responses in ../shared/data/train; says what is missing.
 `--out` writes elsewhere than into engine/bundled, `--scale 0.02` makes a quick trial run, `--keep
 DIR` keeps (and reuses) the tokenizer and the language model, which other judges can start from:
-`--only judge --seed 2`, or `--without MODEL` for a judge that saw no annotated response of MODEL.
+`--only judge --seeds 2` for one of another seed, `--without MODEL` for one that saw no annotated
+response of MODEL. The judge is the average of those of its seeds.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=BUNDLED)
     parser.add_argument("--keep", type=Path, help="a folder for the tokenizer and language model")
-    parser.add_argument("--seed", type=int, default=1, help="of the judge's and chat's training")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of the judge")
     parser.add_argument("--threads", type=int, default=0, help="0: all cores")
     parser.add_argument("--scale", type=float, default=1.0, help="fraction of all training")
     parser.add_argument("--only", choices=("judge", "chat"), help="train and write one of the two")
@@ -66,15 +67,17 @@ def main() -> None:
         if options.only != "chat":
             with timed("judge"):
                 rows = int(pipeline.JUDGE_ROWS * options.scale)
-                judge = pipeline.make_judge(
-                    bpe, base, options.seed, rows=rows, without=options.without
+                judge = pipeline.make_judges(
+                    bpe, base, options.seeds, rows=rows, without=options.without
                 )
-                size = pipeline.write_judge(judge, bpe, options.out / "judge.gguf")
+                size = pipeline.write_judge(
+                    pipeline.average(judge), bpe, options.out / "judge.gguf"
+                )
             print(f"judge.gguf: {size:,} bytes")
         if options.only != "judge":
             with timed("chat"):
                 rows = int(pipeline.CHAT_ROWS * options.scale)
-                model = pipeline.make_chat(bpe, base, options.seed, rows=rows)
+                model = pipeline.make_chat(bpe, base, 1, rows=rows)
                 size = pipeline.write_chat(model, bpe, options.out / "chat.gguf")
             print(f"chat.gguf: {size:,} bytes")
 

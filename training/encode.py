@@ -6,12 +6,11 @@ a token border and no text can spell a control token.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from evenhand.training import augment, names
+from evenhand.training import augment
 from evenhand.training import tokenizer as tok
 from evenhand.training.rows import LABELS, Dialogue, Row, answer
 
@@ -26,15 +25,13 @@ CUT = augment.CUT
 class Example:
     """Token ids, and the index from which on tokens are the answer to be learned.
 
-    `response` is the index of a judge row's first response token, `label` its label's index, `twin`
-    the same row under another name.
+    `response` is the index of a judge row's first response token, `label` its label's index.
     """
 
     ids: tuple[int, ...]
     start: int
     response: int = 0
     label: int = 0
-    twin: Example | None = None
 
 
 def pieces(bpe: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
@@ -72,21 +69,6 @@ def judge(
         at = len(prompt) + 3  # behind <|bos|>, <|prompt|> and <|response|>
         out.append(Example((*head, *end), len(head), at, labels.index(row.label)))
     return out
-
-
-def twinned(
-    bpe: Tokenizer, rows: Sequence[Row], rng: random.Random, labels: Sequence[str] = LABELS
-) -> list[Example]:
-    """As `judge`, and those rows that hold one of our names get a twin under another."""
-    examples = judge(bpe, rows, labels=labels)
-    named = [i for i, row in enumerate(rows) if names.find(row.prompt)]
-    others = []
-    for i in named:
-        prompt, response = names.swap(rows[i].prompt, rows[i].response, rng, invented=0.3)
-        others.append(replace(rows[i], prompt=prompt, response=response))
-    for i, twin in zip(named, judge(bpe, others, labels=labels), strict=True):
-        examples[i] = replace(examples[i], twin=twin)
-    return examples
 
 
 def chat(bpe: Tokenizer, dialogues: Sequence[Dialogue], context: int = CONTEXT) -> list[Example]:

@@ -44,7 +44,7 @@ def main() -> None:
         judge = pipeline.make_judge(bpe, base, options.seed, rows=options.rows, without=model)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "judge.gguf"
-            pipeline.write_judge(judge, bpe, path)
+            pipeline.write_judge(judge.state_dict(), bpe, path)
             with Judge(str(path)) as opened:
                 p = evaluate.probabilities(opened, [(r.prompt, r.response) for r in held])
         drawn = itertools.islice(corpus.stream(options.seed, without=model), options.rows)

@@ -53,9 +53,9 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each behind a norm, each with dropout on its way back."""
+    """Attention and feed-forward, each behind a norm."""
 
-    def __init__(self, shape: Shape, dropout: float) -> None:
+    def __init__(self, shape: Shape) -> None:
         super().__init__()
         width, hidden = shape.width, shape.hidden
         self.heads = shape.heads
@@ -65,7 +65,6 @@ class Block(nn.Module):
         self.ffn_norm = Norm(width, shape.eps)
         self.gate_up = nn.Linear(width, 2 * hidden, bias=False)
         self.ffn_down = nn.Linear(hidden, width, bias=False)
-        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """x is (batch, length, width)."""
@@ -75,20 +74,20 @@ class Block(nn.Module):
         mixed = functional.scaled_dot_product_attention(
             rotate(q, cos, sin).to(v.dtype), rotate(k, cos, sin).to(v.dtype), v, is_causal=True
         )
-        x = x + self.dropout(self.attn_output(mixed.transpose(1, 2).reshape(batch, length, width)))
+        x = x + self.attn_output(mixed.transpose(1, 2).reshape(batch, length, width))
         gate, up = self.gate_up(self.ffn_norm(x)).chunk(2, -1)
-        return x + self.dropout(self.ffn_down(functional.silu(gate) * up))
+        out: Tensor = x + self.ffn_down(functional.silu(gate) * up)
+        return out
 
 
 class Llama(nn.Module):
     """Token ids (batch, length) to hidden states (batch, length, width); logits on demand."""
 
-    def __init__(self, shape: Shape, dropout: float = 0.0) -> None:
+    def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
         self.embedding = nn.Embedding(shape.vocab, shape.width)
-        self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(Block(shape, dropout) for _ in range(shape.layers))
+        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.layers))
         self.output_norm = Norm(shape.width, shape.eps)
         angles = torch.outer(
             torch.arange(shape.context).float(),
@@ -105,7 +104,7 @@ class Llama(nn.Module):
         """Hidden states after the last norm."""
         cos, sin = self.get_buffer("cos"), self.get_buffer("sin")
         cos, sin = cos[: ids.shape[1]], sin[: ids.shape[1]]
-        x = self.dropout(self.embedding(ids))
+        x = self.embedding(ids)
         for block in self.blocks:
             x = block(x, cos, sin)
         out: Tensor = self.output_norm(x)

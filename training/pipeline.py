@@ -7,9 +7,14 @@ and kept in a folder where one is given. Imports torch; nothing here reads optio
 from __future__ import annotations
 
 import itertools
+import multiprocessing
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import torch
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from evenhand.training import (
     chat,
@@ -74,11 +79,45 @@ def make_judge(
     """A judge on top of `base`, trained without the annotated responses of a model."""
     drawn = list(itertools.islice(corpus.stream(seed, without=without), rows))
     recipe = train.Recipe(seed=seed)
-    return train.train("judge", JUDGE_SHAPE, encode.judge(bpe, drawn), recipe, base)
+    return train.train(f"judge, seed {seed}", JUDGE_SHAPE, encode.judge(bpe, drawn), recipe, base)
 
 
-def write_judge(model: Llama, bpe: Tokenizer, path: Path) -> int:
+def average(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of models that set out from the same weights (Wortsman et al. 2022, "soups")."""
+    return {key: torch.stack([s[key] for s in states]).mean(0) for key in states[0]}
+
+
+def _judge_of_one_seed(
+    bpe: str, base: Mapping[str, Tensor], seed: int, rows: int, without: str
+) -> dict[str, Tensor]:
+    torch.set_num_threads(1)
+    start = Llama(Shape())
+    start.load_state_dict(base)
+    made = make_judge(Tokenizer.from_str(bpe), start, seed, rows=rows, without=without)
+    return made.state_dict()
+
+
+def make_judges(
+    bpe: Tokenizer, base: Llama, seeds: Sequence[int], *, rows: int = JUDGE_ROWS, without: str = ""
+) -> list[dict[str, Tensor]]:
+    """The weights of a judge for each seed, trained side by side with one thread each.
+
+    Four cores do more so than with four threads on one judge, and sums of floats come out the same
+    however many cores there are.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(len(seeds), mp_context=spawn) as pool:
+        jobs = [
+            pool.submit(_judge_of_one_seed, bpe.to_str(), base.state_dict(), seed, rows, without)
+            for seed in seeds
+        ]
+        return [job.result() for job in jobs]
+
+
+def write_judge(weights: Mapping[str, Tensor], bpe: Tokenizer, path: Path) -> int:
     """Write the judge's file with the temperature fitted on held-out rows; returns its size."""
+    model = Llama(JUDGE_SHAPE).eval()
+    model.load_state_dict(weights)
     calibration = None
     for _ in range(2):  # uncalibrated, to be measured; then with what the measurement gave
         keys = export.judge_keys("qos", calibration)

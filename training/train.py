@@ -7,6 +7,7 @@ machines sums of floats differ in the last bits and so do the weights.
 from __future__ import annotations
 
 import math
+import multiprocessing
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -58,14 +60,10 @@ class Recipe:
     peak: float = 3e-3
     warmup: float = 0.05
     decay: float = 0.05
-    dropout: float = 0.0
     text_share: float = 0.3  # of the run, in which text other than the answer is learned as well
     text_weight: float = 1.0
     average_from: float = 0.75  # of the run, from where weights are averaged
-    smoothing: float = 0.0
     running: float = 1.0  # weight of the loss of a label guessed after every token of the response
-    twins: float = 0.0  # weight of the distance between a row and itself under another name
-    noise: float = 0.0  # share of the tokens before the answer that are swapped for random ones
     per_token: bool = False  # loss per answer token rather than per whole answer
 
     def rate(self, done: float) -> float:
@@ -97,13 +95,6 @@ def _tensors(batch: Sequence[Example]) -> tuple[Tensor, Tensor]:
     return ids, mask[:, 1:]
 
 
-def _disturbed(ids: Tensor, mask: Tensor, share: float) -> Tensor:
-    """Random ordinary tokens in place of some of those before the answer."""
-    before = torch.cat([mask, mask[:, -1:]], 1).cumsum(1) == 0
-    where = (torch.rand(ids.shape) < share) & before & (ids >= len(tok.CONTROL))
-    return torch.where(where, torch.randint_like(ids, len(tok.CONTROL), tok.SIZE), ids)
-
-
 def _running(batch: Sequence[Example], length: int) -> tuple[Tensor, Tensor]:
     """Labels, and where in the response they are guessed, both (batch, length)."""
     labels = torch.tensor([e.label for e in batch])[:, None].expand(-1, length)
@@ -111,20 +102,6 @@ def _running(batch: Sequence[Example], length: int) -> tuple[Tensor, Tensor]:
     first = torch.tensor([e.response for e in batch])[:, None] + RUN_IN
     last = torch.tensor([e.start for e in batch])[:, None] - 1
     return labels, (at >= first) & (at < last)
-
-
-def _apart(
-    model: Llama, batch: Sequence[Example], pairs: Sequence[int], hidden: Tensor, mask: Tensor
-) -> Tensor:
-    """How far rows and their twins are apart where the answer is said, relative to its length.
-
-    Both have the same answer, so that its positions are the same in number and order.
-    """
-    ids, theirs = _tensors([twin for i in pairs if (twin := batch[i].twin)])
-    other = model(ids[:, :-1])[theirs].float()
-    own = hidden[list(pairs)][mask[list(pairs)]].float()
-    gap: Tensor = (own - other).square().mean() / own.square().mean().detach()
-    return gap
 
 
 class Optimizers:
@@ -203,7 +180,10 @@ def tracked(name: str, total: int) -> Iterator[Callable[[float, int], None]]:
         TimeRemainingColumn(),
     )
     began, tokens, step = time.perf_counter(), 0, 0
-    with Progress(*columns, refresh_per_second=1) as progress:
+    # Judges that are trained side by side would draw their bars over each other.
+    alone = multiprocessing.parent_process() is None
+    console = Console(force_terminal=None if alone else False)
+    with Progress(*columns, refresh_per_second=1, console=console) as progress:
         task = progress.add_task(name, total=total)
 
         def tell(loss: float, more: int) -> None:
@@ -228,7 +208,7 @@ def train(
 ) -> Llama:
     """Train on one pass over `examples` (from the weights of `start`, if given), and average."""
     torch.manual_seed(recipe.seed)
-    model = Llama(shape, recipe.dropout)
+    model = Llama(shape)
     if start is not None:
         model.load_state_dict(start.state_dict())
     # Guessed by a layer that is thrown away: it makes the hidden states tell the label all along,
@@ -242,8 +222,6 @@ def train(
         for step, batch in enumerate(plan):
             done = step / len(plan)
             ids, mask = _tensors(batch)
-            if recipe.noise:
-                ids = _disturbed(ids, mask, recipe.noise)
             with torch.autocast("cpu", torch.bfloat16):
                 hidden = model(ids[:, :-1])
                 logits = model.logits(hidden[mask])
@@ -251,7 +229,6 @@ def train(
                     logits.float(),
                     ids[:, 1:][mask],
                     reduction="sum",
-                    label_smoothing=recipe.smoothing,
                 ) / (int(mask.sum()) if recipe.per_token else len(batch))
                 answer_loss = loss.item()
                 if recipe.running:
@@ -259,8 +236,6 @@ def train(
                     loss = loss + recipe.running * functional.cross_entropy(
                         guess(hidden[where]).float(), labels[where]
                     )
-                if recipe.twins and (pairs := [i for i, e in enumerate(batch) if e.twin]):
-                    loss = loss + recipe.twins * _apart(model, batch, pairs, hidden, mask)
                 if recipe.text_weight and done < recipe.text_share:
                     text = ~mask & (ids[:, 1:] != tok.PAD)
                     loss = loss + recipe.text_weight * functional.cross_entropy(
