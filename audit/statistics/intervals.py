@@ -13,7 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import stats
 
 from evenhand.audit.statistics.counts import Counts, Floats, Indices, Side
 
@@ -198,8 +198,8 @@ def odds_ratio(
     finite odds ratio.
     """
     # A second to import, of use here alone.
-    from statsmodels.genmod.families import Binomial  # type: ignore[import-untyped]
-    from statsmodels.genmod.generalized_estimating_equations import (  # type: ignore[import-untyped]
+    from statsmodels.genmod.families import Binomial
+    from statsmodels.genmod.generalized_estimating_equations import (
         GEE,
     )
 

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize, special  # type: ignore[import-untyped]
+from scipy import optimize, special
 
 from evenhand.audit.statistics import permutation
 from evenhand.audit.statistics.counts import Floats
