@@ -4,7 +4,7 @@ Needs the `train` extra and the real responses in ../shared/data/train; says wha
 `--out` writes elsewhere than into engine/bundled, `--scale 0.02` makes a quick trial run, `--keep
 DIR` keeps (and reuses) the tokenizer and the language model, which other judges can start from:
 `--only judge --seeds 2` for one of another seed, `--without MODEL` for one that saw no annotated
-response of MODEL. The judge is the average of those of its seeds.
+response of MODEL. The judge is the average of those of its seeds, trained on for two passes.
 """
 
 from __future__ import annotations
@@ -67,12 +67,11 @@ def main() -> None:
         if options.only != "chat":
             with timed("judge"):
                 rows = int(pipeline.JUDGE_ROWS * options.scale)
-                judge = pipeline.make_judges(
-                    bpe, base, options.seeds, rows=rows, without=options.without
-                )
-                size = pipeline.write_judge(
-                    pipeline.average(judge), bpe, options.out / "judge.gguf"
-                )
+                without = options.without
+                judges = pipeline.make_judges(bpe, base, options.seeds, rows=rows, without=without)
+                rows = int(pipeline.REFINE_ROWS * options.scale)
+                judge = pipeline.refine(bpe, pipeline.average(judges), rows=rows, without=without)
+                size = pipeline.write_judge(judge, bpe, options.out / "judge.gguf")
             print(f"judge.gguf: {size:,} bytes")
         if options.only != "judge":
             with timed("chat"):

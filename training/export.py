@@ -105,7 +105,10 @@ def export(
 
     `judge` holds a judge's metadata (see `judge_keys`); a chat model has none.
     """
-    writer = gguf.GGUFWriter(path, "llama")
+    # Whoever has the old file open keeps it: written over in place, it would be torn from under a
+    # process that has mapped it.
+    part = path.with_name(path.name + ".part")
+    writer = gguf.GGUFWriter(part, "llama")
     writer.add_name(name)
     writer.add_description(description)
     writer.add_license("MIT")
@@ -127,7 +130,8 @@ def export(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    size = path.stat().st_size
+    size = part.stat().st_size
     if size > LIMIT:
         raise ValueError(f"{path.name} has {size:,} bytes, more than the {LIMIT:,} allowed")
+    part.replace(path)
     return size

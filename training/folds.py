@@ -1,7 +1,7 @@
 """How the judge does on a model it has never read: `python -m evenhand.training.folds --keep DIR`.
 
 For each model with annotated responses, a judge is trained without them and measured on them, by
-the recipe of the shipped one but for fewer rows; beside it the linear model on the same rows.
+the first stage of the shipped one; beside it the linear model on the same rows.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def main() -> None:
     """Train and measure fold after fold."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--keep", type=Path, required=True, help="as for `evenhand.training`")
-    parser.add_argument("--rows", type=int, default=16_000)
+    parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=0, help="0: all cores")
     parser.add_argument("--only", nargs="*", help="some models; all where it is left out")

@@ -32,6 +32,9 @@ from evenhand.training.rows import LABELS, Row, answer
 
 TEXT_STEPS = 3_500
 JUDGE_ROWS = 20_000
+REFINE_ROWS = 14_000
+REFINE_SEEDS = (4, 5)
+REFINE_PEAK = 1.5e-3
 CHAT_ROWS = 40_000
 JUDGE_SHAPE = Shape(context=640)  # tokens; longer texts are cut in the middle, as in training
 JUDGE_TEXT = (
@@ -112,6 +115,25 @@ def make_judges(
             for seed in seeds
         ]
         return [job.result() for job in jobs]
+
+
+def refine(
+    bpe: Tokenizer,
+    weights: Mapping[str, Tensor],
+    *,
+    rows: int = REFINE_ROWS,
+    seeds: Sequence[int] = REFINE_SEEDS,
+    without: str = "",
+) -> Mapping[str, Tensor]:
+    """Further passes over fresh rows at half the peak rate, one after the other."""
+    for seed in seeds:
+        start = Llama(JUDGE_SHAPE)
+        start.load_state_dict(weights)
+        drawn = list(itertools.islice(corpus.stream(seed, without=without), rows))
+        recipe = train.Recipe(seed=seed, peak=REFINE_PEAK, text_share=0.0)
+        examples = encode.judge(bpe, drawn)
+        weights = train.train(f"pass {seed}", JUDGE_SHAPE, examples, recipe, start).state_dict()
+    return weights
 
 
 def write_judge(weights: Mapping[str, Tensor], bpe: Tokenizer, path: Path) -> int:
