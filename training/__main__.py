@@ -4,7 +4,7 @@ Needs the `train` extra and the real responses in ../shared/data/train; says wha
 `--out` writes elsewhere than into engine/bundled, `--scale 0.02` makes a quick trial run, `--keep
 DIR` keeps (and reuses) the tokenizer and the language model, which other judges can start from:
 `--only judge --seeds 2` for one of another seed, `--without MODEL` for one that saw no annotated
-response of MODEL. The judge is the average of those of its seeds, trained on for two passes.
+response of MODEL. The judge is the average of those of its seeds, trained on for one pass more.
 """
 
 from __future__ import annotations

@@ -60,11 +60,12 @@ def judge(
     cut = pieces(bpe, [CUT])[0]
     ends = dict(zip(labels, pieces(bpe, [answer(label) for label in labels]), strict=True))
     texts = pieces(bpe, [t for r in rows for t in (r.prompt, r.response)])
+    reserve = max(map(len, ends.values())) + 1  # as the engine does, which does not know the label
     out = []
     for row, prompt, response in zip(rows, texts[::2], texts[1::2], strict=True):
         end = [*ends[row.label], tok.EOS]
         prompt = fit(prompt, context // 3, cut)
-        response = fit(response, context - len(prompt) - len(end) - 4, cut)
+        response = fit(response, context - len(prompt) - reserve - 4, cut)
         head = [tok.BOS, tok.PROMPT, *prompt, tok.RESPONSE, *response, tok.VERDICT]
         at = len(prompt) + 3  # behind <|bos|>, <|prompt|> and <|response|>
         out.append(Example((*head, *end), len(head), at, labels.index(row.label)))

@@ -31,7 +31,7 @@ class Scorer:
         from llama_cpp import Llama
 
         self.llama: Any = Llama(
-            str(path), n_ctx=1024, n_batch=1024, n_threads=threads, logits_all=True, verbose=False
+            str(path), n_ctx=0, n_batch=1024, n_threads=threads, logits_all=True, verbose=False
         )
         self.cut = self.text(encode.CUT)
         self.ends = [[*self.text(answer(label)), tok.EOS] for label in LABELS]

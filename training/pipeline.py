@@ -33,7 +33,7 @@ from evenhand.training.rows import LABELS, Row, answer
 TEXT_STEPS = 3_500
 JUDGE_ROWS = 20_000
 REFINE_ROWS = 14_000
-REFINE_SEEDS = (4, 5)
+REFINE_SEEDS = (4,)
 REFINE_PEAK = 1.5e-3
 CHAT_ROWS = 40_000
 JUDGE_SHAPE = Shape(context=640)  # tokens; longer texts are cut in the middle, as in training

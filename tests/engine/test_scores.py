@@ -95,9 +95,10 @@ def test_scores_equal_those_of_each_answer_alone(
     for length in lengths:
         body = text_of(engine, length)
         for prefix in ("", PREFIX * 2 if flash else PREFIX):
-            prompt = engine.encode([Segment(prefix, constant=True), Segment(body)])
-            if len(prompt) + 40 > context:
+            segments = [Segment(prefix, constant=True), Segment(body)]
+            if sum(len(engine._tokenizer.encode(s.text)) for s in segments) + 40 > context:
                 continue
+            prompt = engine.encode(segments)
             assert (prompt.prefix > 16) == bool(prefix)
             expected = one_at_a_time(any_path, prompt.tokens, answers, flash=flash)
             for _ in range(2):  # the second time on the pinned prefix
