@@ -1,7 +1,7 @@
 """`python -m evenhand.training`: text -> tokenizer -> language -> judge -> chat -> GGUF files.
 
 Needs the `train` extra and the real responses in ../shared/data/train; says what is missing.
-`--out` writes elsewhere than into engine/bundled, `--scale 0.02` makes a quick trial run, `--keep
+`--out` writes elsewhere than into build/models, `--scale 0.02` makes a quick trial run, `--keep
 DIR` keeps (and reuses) the tokenizer and the language model, which other judges can start from:
 `--only judge --seeds 2` for one of another seed, `--without MODEL` for one that saw no annotated
 response of MODEL. The judge is the average of those of its seeds, trained on for one pass more.
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from evenhand.training import outside
 
-BUNDLED = Path(__file__).resolve().parent.parent / "engine" / "bundled"
+OUT = Path("build/models")  # not engine/bundled: what is made is measured before it ships
 
 
 @contextmanager
@@ -33,7 +33,7 @@ def timed(what: str) -> Iterator[None]:
 def main() -> None:
     """Run the whole chain."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=BUNDLED)
+    parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--keep", type=Path, help="a folder for the tokenizer and language model")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of the judge")
     parser.add_argument("--threads", type=int, default=0, help="0: all cores")
