@@ -210,7 +210,7 @@ class JsonLines(_TextRows):
                 else "Each line must be one JSON object.",
             )
         for column in needs:
-            if not any(_has(row, column) for row in good):
+            if not any(row.has(column) for row in good):
                 keys = dict.fromkeys(key for row in good for key in row.data)
                 raise _no_column(self.path, column, tuple(keys), "first rows have")
 
@@ -245,14 +245,6 @@ def _json_row(line: _Line, text: str) -> Row:
 
 def _refuse(constant: str) -> Any:
     raise ValueError(f"{constant} is not JSON")
-
-
-def _has(row: Row, column: str) -> bool:
-    try:
-        row.get(column)
-    except KeyError:
-        return False
-    return True
 
 
 # -- CSV ----------------------------------------------------------------------------------------

@@ -82,7 +82,7 @@ class _Log(Rows):
             raise DatasetError(f"{path.name!r} has no samples", hint="Check what wrote it.")
         good = [row for row in sample if row.problem is None]
         for column in needs:
-            if good and not any(_has(row, column) for row in good):
+            if good and not any(row.has(column) for row in good):
                 keys = dict.fromkeys(key for row in good for key in row.data)
                 raise DatasetError(
                     f"{path.name!r} has no column {column!r}; its rows have: {', '.join(keys)}",
@@ -91,14 +91,6 @@ class _Log(Rows):
 
     @abstractmethod
     def __iter__(self) -> Iterator[Row]: ...
-
-
-def _has(row: Row, column: str) -> bool:
-    try:
-        row.get(column)
-    except KeyError:
-        return False
-    return True
 
 
 # -- lm-evaluation-harness ------------------------------------------------------------------------

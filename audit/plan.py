@@ -10,7 +10,6 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from evenhand.prompts import load as load_template
 from evenhand.schemas.audit import GeneratorSpec, JudgeSpec, Plan
 from evenhand.schemas.errors import DatasetError, InvalidInput, NotFound
 from evenhand.schemas.fingerprint import fingerprint_of
+from evenhand.schemas.shipped import toml_texts
 from evenhand.schemas.taxonomy import Taxonomy
 
 # -- reading --------------------------------------------------------------------------------------
@@ -106,12 +106,7 @@ def _absolute(data: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _builtin_files() -> dict[str, str]:
-    folder = resources.files("evenhand.prompts") / "audits"
-    return {
-        entry.name.removesuffix(".toml"): entry.read_text(encoding="utf-8")
-        for entry in folder.iterdir()
-        if entry.name.endswith(".toml")
-    }
+    return toml_texts("evenhand.prompts", "audits")
 
 
 # -- what a plan amounts to -----------------------------------------------------------------------

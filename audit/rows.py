@@ -61,6 +61,14 @@ class Row:
                 raise KeyError(column)
         return value
 
+    def has(self, column: str) -> bool:
+        """Whether there is such a column, or such a path."""
+        try:
+            self.get(column)
+        except KeyError:
+            return False
+        return True
+
     def text_of(self, column: str) -> str:
         """The text in a column. Raises the row's problem, or `DatasetError`."""
         if self.problem is not None:

@@ -310,17 +310,16 @@ class Plan(_Section):
 def default_metrics(taxonomy: Taxonomy) -> dict[str, tuple[str, ...]]:
     """What can be counted from what the taxonomy says of its labels, in the taxonomy's order.
 
-    `any_refusal` holds the labels that fold onto XSTest's two kinds of refusal; `harm` those that
-    harm; `not_helped` those that do not help: neither in part nor, perhaps, with harm. A metric
-    that no label counts for is left out.
+    `any_refusal` holds the labels that are, or fold onto, XSTest's two kinds of refusal; `harm`
+    those that harm; `not_helped` those that do not help: neither in part nor, perhaps, with harm. A
+    metric that no label counts for is left out.
     """
     refusals = {"partial_refusal", "full_refusal"}
     found = {
         "any_refusal": [
             label
             for label in taxonomy.labels
-            if taxonomy.crosswalk(label).get("xstest") in refusals
-            or (taxonomy.name == "xstest" and label in refusals)
+            if taxonomy.crosswalk(label).get("xstest", label) in refusals
         ],
         "harm": [c.label for c in taxonomy.categories if c.harms == "yes"],
         "not_helped": [c.label for c in taxonomy.categories if c.helps == "no"],

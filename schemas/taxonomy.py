@@ -12,7 +12,6 @@ import json
 import tomllib
 from collections.abc import Mapping
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -28,6 +27,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from evenhand.schemas.errors import NotFound, TaxonomyError
+from evenhand.schemas.shipped import toml_texts
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
 Label = Annotated[
@@ -231,12 +231,7 @@ def builtin_source(name: str) -> str:
 
 
 def _builtin_files() -> Mapping[str, str]:
-    folder = resources.files("evenhand.schemas") / "taxonomies"
-    return {
-        entry.name.removesuffix(".toml"): entry.read_text(encoding="utf-8")
-        for entry in folder.iterdir()
-        if entry.name.endswith(".toml")
-    }
+    return toml_texts("evenhand.schemas", "taxonomies")
 
 
 def describe(error: ValidationError, data: object = None) -> str:

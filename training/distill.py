@@ -7,23 +7,21 @@ that goes into the file, the other half are measured on.
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from evenhand.judge import Calibration, Judge, calibration
+from evenhand.judge import Judge
 from evenhand.judge import agreement as measure
 from evenhand.schemas.errors import InvalidInput
 from evenhand.schemas.taxonomy import Taxonomy
-from evenhand.training import augment, encode, export, train
+from evenhand.training import augment, calibrate, encode, export, train
 from evenhand.training.load import load
-from evenhand.training.rows import Row
+from evenhand.training.rows import Row, tenth
 
+PARTS = ("train", "calibrate", "measure")
 LEAST = 10  # rows of a label, under which it cannot be learned or measured
 DRAWS = 8  # times that each row is drawn, on average
 LEAST_STEPS = 150  # few rows are learned in smaller batches, and not in fewer steps
@@ -47,8 +45,7 @@ class Report:
 
 def _part(prompt: str) -> str:
     """Which part a prompt and all its rows belong to."""
-    number = int(hashlib.sha256(prompt.encode()).hexdigest()[:8], 16) % 10
-    return {0: "calibrate", 1: "measure"}.get(number, "train")
+    return {0: "calibrate", 1: "measure"}.get(tenth(prompt), "train")
 
 
 def check(rows: Sequence[Row], taxonomy: Taxonomy) -> None:
@@ -64,7 +61,7 @@ def check(rows: Sequence[Row], taxonomy: Taxonomy) -> None:
             "too few rows of " + ", ".join(f"{label} ({counts[label]})" for label in few),
             hint=f"Give at least {LEAST} rows of every label, better hundreds.",
         )
-    for part in ("train", "calibrate", "measure"):
+    for part in PARTS:
         there = {r.label for r in rows if _part(r.prompt) == part}
         if len(there) < (len(taxonomy.labels) if part == "train" else 2):
             raise InvalidInput(
@@ -90,8 +87,7 @@ def distill(
     """
     check(rows, taxonomy)
     model, bpe = load(start)
-    parts = {name: [r for r in rows if _part(r.prompt) == name] for name in ("train", "calibrate")}
-    measured = [r for r in rows if _part(r.prompt) == "measure"]
+    parts = {name: [r for r in rows if _part(r.prompt) == name] for name in PARTS}
     rng = random.Random(seed)
     by_label = {label: [r for r in parts["train"] if r.label == label] for label in taxonomy.labels}
     each = len(parts["train"]) * draws // len(taxonomy.labels)
@@ -108,43 +104,25 @@ def distill(
     )
     made = train.train("distill", model.shape, examples, recipe, model)
 
-    def write(fitted: Calibration | None) -> int:
-        keys = export.judge_keys(taxonomy.name, fitted.model_dump_json() if fitted else None)
+    def export_with(fitted: str | None) -> int:
+        keys = export.judge_keys(taxonomy.name, fitted)
         text = f"Distilled by evenhand for the taxonomy {taxonomy.name}."
         return export.export(made, bpe, out, out.stem, text, judge=keys)
 
-    write(None)
+    size = calibrate.write(export_with, out, taxonomy, parts["calibrate"], "held-out rows")
     with Judge(str(out), taxonomy) as judge:
-        log_probs, gold = _scores(judge, parts["calibrate"], taxonomy)
-    fitted = calibration.fit(log_probs, gold.tolist(), taxonomy.labels, fitted_on="held-out rows")
-    size = write(fitted)
-    with Judge(str(out), taxonomy) as judge:
-        log_probs, gold = _scores(judge, measured, taxonomy)
-    table = measure.confusion(gold, log_probs.argmax(1), len(taxonomy.labels))
+        p = calibrate.probabilities(judge, [(r.prompt, r.response) for r in parts["measure"]])
+    gold = [taxonomy.labels.index(r.label) for r in parts["measure"]]
+    table = measure.confusion(gold, p.argmax(1), len(taxonomy.labels))
     return Report(
         rows=len(rows),
         trained_on=len(parts["train"]),
-        measured_on=len(measured),
+        measured_on=len(parts["measure"]),
         labels=dict(Counter(r.label for r in rows)),
         accuracy=measure.accuracy(table),
         majority=float(table.sum(1).max() / table.sum()),
         macro_f1=measure.macro_f1(table),
         kappa=measure.cohen_kappa(table),
-        ece=measure.expected_calibration_error(np.exp(log_probs), gold),
+        ece=measure.expected_calibration_error(p, gold),
         bytes=size,
-    )
-
-
-def _scores(judge: Judge, rows: Sequence[Row], taxonomy: Taxonomy) -> tuple[np.ndarray, np.ndarray]:
-    """Log-probabilities, (rows, labels), and the labels' indices."""
-    out = []
-    for verdict in judge.judge_many((r.prompt, r.response) for r in rows):
-        if verdict.probabilities is None:
-            raise InvalidInput(
-                f"a held-out row got no probabilities: {verdict.failure}", hint="Drop the row."
-            )
-        out.append([verdict.probabilities[label] for label in taxonomy.labels])
-    return (
-        np.log(np.maximum(np.array(out), 1e-12)),
-        np.array([taxonomy.labels.index(r.label) for r in rows]),
     )

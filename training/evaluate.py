@@ -21,11 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from evenhand.judge import Judge, calibration
+from evenhand.judge import Judge
 from evenhand.judge import agreement as measure
 from evenhand.judge.agreement import Floats, Indices
 from evenhand.schemas.taxonomy import Taxonomy
 from evenhand.training import corpus, names, outside
+from evenhand.training.calibrate import probabilities
 from evenhand.training.rows import LABELS, Row
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,16 +42,6 @@ def plain_cases() -> list[Row]:
         return []
     lines = corpus.PLAIN_CASES.read_text(encoding="utf-8").splitlines()
     return [Row(**json.loads(line), source="plain cases") for line in lines]
-
-
-def probabilities(judge: Judge, pairs: Sequence[tuple[str, str]]) -> Floats:
-    """Label probabilities, (pairs, labels). Raises `ValueError` where a pair has none."""
-    out = np.empty((len(pairs), len(LABELS)))
-    for i, verdict in enumerate(judge.judge_many(pairs)):
-        if verdict.probabilities is None:
-            raise ValueError(f"no probabilities for pair {i}: {verdict.failure}")
-        out[i] = [verdict.probabilities[label] for label in LABELS]
-    return out
 
 
 def _show(value: float, bounds: tuple[float, float]) -> str:
@@ -187,16 +178,6 @@ def flips(judge: Judge, rows: Sequence[Row], seed: int = 0) -> dict[str, Any]:
     bounds = measure.interval(lambda w: float(changed[w].mean()), clusters)
     print(f"name swaps: {_show(rate, bounds)} of {len(swapped)} verdicts changed")
     return {"rate": rate, "interval": bounds, "pairs": len(swapped)}
-
-
-def fit(path: Path) -> calibration.Calibration:
-    """A temperature for the judge in `path`, from rows that were held out of its training."""
-    rows = [*corpus.real(held=True), *corpus.held_out()]
-    with Judge(str(path), calibration=calibration.IDENTITY) as judge:
-        p = probabilities(judge, [(r.prompt, r.response) for r in rows])
-    gold = [LABELS.index(r.label) for r in rows]
-    logs = np.log(np.maximum(p, 1e-12))
-    return calibration.fit(logs, gold, LABELS, fitted_on="held-out training rows")
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ the first stage of the shipped one; beside it the linear model on the same rows.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import tempfile
@@ -26,12 +27,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see __main__.py
-    import itertools
-
     import torch
 
     from evenhand.judge import Judge
-    from evenhand.training import corpus, evaluate, linear, pipeline
+    from evenhand.training import calibrate, corpus, evaluate, linear, pipeline
 
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -46,7 +45,7 @@ def main() -> None:
             path = Path(folder) / "judge.gguf"
             pipeline.write_judge(judge.state_dict(), bpe, path)
             with Judge(str(path)) as opened:
-                p = evaluate.probabilities(opened, [(r.prompt, r.response) for r in held])
+                p = calibrate.probabilities(opened, [(r.prompt, r.response) for r in held])
         drawn = itertools.islice(corpus.stream(options.seed, without=model), options.rows)
         q = linear.probabilities(linear.fit(list(drawn)), [r.response for r in held])
         out[model] = {

@@ -16,11 +16,12 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from evenhand.schemas.taxonomy import Taxonomy
 from evenhand.training import (
+    calibrate,
     chat,
     corpus,
     encode,
-    evaluate,
     export,
     outside,
     tokenizer,
@@ -140,12 +141,13 @@ def write_judge(weights: Mapping[str, Tensor], bpe: Tokenizer, path: Path) -> in
     """Write the judge's file with the temperature fitted on held-out rows; returns its size."""
     model = Llama(JUDGE_SHAPE).eval()
     model.load_state_dict(weights)
-    calibration = None
-    for _ in range(2):  # uncalibrated, to be measured; then with what the measurement gave
+
+    def export_with(calibration: str | None) -> int:
         keys = export.judge_keys("qos", calibration)
-        size = export.export(model, bpe, path, "evenhand judge", JUDGE_TEXT, judge=keys)
-        calibration = calibration or evaluate.fit(path).model_dump_json()
-    return size
+        return export.export(model, bpe, path, "evenhand judge", JUDGE_TEXT, judge=keys)
+
+    held = [*corpus.real(held=True), *corpus.held_out()]
+    return calibrate.write(export_with, path, Taxonomy.load("qos"), held, "held-out training rows")
 
 
 def make_chat(bpe: Tokenizer, base: Llama, seed: int, *, rows: int = CHAT_ROWS) -> Llama:

@@ -5,6 +5,7 @@ Knows nothing about where rows come from (corpus.py) or how they are tokenized (
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 LABELS = (
@@ -38,6 +39,11 @@ class Dialogue:
     reply: str
     source: str
     licence: str = OURS
+
+
+def tenth(prompt: str) -> int:
+    """Which of ten parts, 0 to 9, a prompt and every response to it belong to: by its hash."""
+    return int(hashlib.sha256(prompt.encode()).hexdigest()[:8], 16) % 10
 
 
 def answer(label: str) -> str:

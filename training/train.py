@@ -226,9 +226,7 @@ def train(
                 hidden = model(ids[:, :-1])
                 logits = model.logits(hidden[mask])
                 loss = functional.cross_entropy(
-                    logits.float(),
-                    ids[:, 1:][mask],
-                    reduction="sum",
+                    logits.float(), ids[:, 1:][mask], reduction="sum"
                 ) / (int(mask.sum()) if recipe.per_token else len(batch))
                 answer_loss = loss.item()
                 if recipe.running:

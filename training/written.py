@@ -11,7 +11,6 @@ prompt with a harmful refusal is harmless by definition of that label.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 import re
@@ -20,12 +19,11 @@ from functools import cache
 from pathlib import Path
 
 from evenhand.training import harms, names, unhelpful, voices
-from evenhand.training.rows import LABELS, Row
+from evenhand.training.rows import LABELS, Row, tenth
 
 DATA = Path(__file__).parent / "data"
 SOURCE = "written"
 RECOMBINED = "written, recombined"
-HELD_OUT_EVERY = 10
 FOLDERS = ("lookalikes", "voices", "replies")
 BLANK = re.compile(r"\[BLANK\]|__|\.\.\.|(?i:\b(complete|finish|fill)\b)")
 
@@ -42,8 +40,8 @@ def read(folders: tuple[str, ...] = FOLDERS) -> tuple[Row, ...]:
 
 
 def is_held_out(prompt: str) -> bool:
-    """Whether a prompt, and every response to it, is held out: one in ten, by its hash."""
-    return int(hashlib.sha256(prompt.encode()).hexdigest()[:8], 16) % HELD_OUT_EVERY == 0
+    """Whether a prompt, and every response to it, is held out: one in ten."""
+    return tenth(prompt) == 0
 
 
 def split(rows: tuple[Row, ...]) -> tuple[list[Row], list[Row]]:

@@ -51,6 +51,7 @@ def distill(
     """
     from importlib.util import find_spec
 
+    from evenhand.api.settings import Settings
     from evenhand.audit.datasets import open_rows
     from evenhand.engine.models import resolve
     from evenhand.schemas.errors import InvalidInput, SettingsError
@@ -65,14 +66,16 @@ def distill(
         raise InvalidInput(f"{output.name!r} is no .gguf file", hint="Write to NAME.gguf.")
     if output.exists() and not force:
         raise InvalidInput(f"{str(output)!r} exists", hint="Choose another name, or add --force.")
-    labels = Taxonomy.load(taxonomy or "qos")
+    settings = Settings.load(taxonomy=taxonomy)
+    labels = Taxonomy.load(settings.taxonomy)
+    judge = resolve(start, offline=settings.offline, cache_dir=settings.cache_dir)
     with open_rows(file, (prompt_column, response_column)) as rows:
         read, problems = _read(rows, prompt_column, response_column, label_column)
     _tell(len(read), problems)
 
     from evenhand.training.distill import distill as train
 
-    report = train(read, labels, resolve(start).path, output, draws=draws, seed=seed)
+    report = train(read, labels, judge.path, output, draws=draws, seed=seed)
     _report(report, labels, output, len(problems), as_json=json)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from evenhand.schemas.audit import default_metrics
 from evenhand.schemas.taxonomy import Taxonomy
 
 Indices = npt.NDArray[np.int64]
@@ -35,24 +36,12 @@ class Metric:
 def composites(taxonomy: Taxonomy) -> tuple[Metric, ...]:
     """`any_refusal`, `harm` and `not_helped`, as far as the taxonomy says what they are.
 
-    Refusals are the labels that are, or fold onto, XSTest's partial and full refusal; `harm` takes
-    those that harm, `not_helped` those that do not help (one that helps in part does help). Where
-    a label bears the name already, the name stays the label's.
+    See `default_metrics`. Where a label bears the name already, the name stays the label's.
     """
-    refusals = {"partial_refusal", "full_refusal"}
-    found = {
-        "any_refusal": [
-            label
-            for label in taxonomy.labels
-            if taxonomy.crosswalk(label).get("xstest", label) in refusals
-        ],
-        "harm": [c.label for c in taxonomy.categories if c.harms == "yes"],
-        "not_helped": [c.label for c in taxonomy.categories if c.helps == "no"],
-    }
     return tuple(
         Metric(name, frozenset(labels))
-        for name, labels in found.items()
-        if labels and name not in taxonomy.labels
+        for name, labels in default_metrics(taxonomy).items()
+        if name not in taxonomy.labels
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,7 @@ from evenhand.schemas import Taxonomy
 from evenhand.schemas.errors import InvalidInput, ModelFileError
 from evenhand.training.rows import Row
 
-needs_torch = pytest.mark.skipif(
-    __import__("importlib.util").util.find_spec("torch") is None, reason="needs the `train` extra"
-)
+needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="needs the `train` extra")
 COLOURS = """
 name = "colours"
 version = "1"

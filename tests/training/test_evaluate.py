@@ -9,7 +9,8 @@ import pytest
 
 from evenhand.engine.fake import FakeEngine
 from evenhand.judge import Judge
-from evenhand.training import evaluate, names
+from evenhand.schemas import Taxonomy
+from evenhand.training import calibrate, evaluate, names
 from evenhand.training.rows import LABELS, Row
 
 ROWS = [
@@ -18,6 +19,10 @@ ROWS = [
     )
     for name in ("Emily", "Latoya", "Mohammed", "Yuki")
 ]
+
+
+def test_probabilities_come_in_the_order_of_the_training_labels() -> None:
+    assert Taxonomy.load("qos").labels == LABELS
 
 
 def test_six_labels_become_three_classes() -> None:
@@ -80,6 +85,6 @@ def test_text_that_is_no_class_agrees_with_nobody() -> None:
 
 def test_probabilities_are_never_made_up() -> None:
     judge = Judge(FakeEngine(), abstain_below=0.0)
-    p = evaluate.probabilities(judge, [("p", "r"), ("q", "s")])
+    p = calibrate.probabilities(judge, [("p", "r"), ("q", "s")])
     assert p.shape == (2, len(LABELS))
     assert p.sum(1) == pytest.approx([1.0, 1.0])
