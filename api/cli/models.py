@@ -56,7 +56,7 @@ def _bundled(settings: Settings) -> list[dict[str, Any]]:
     return found
 
 
-# The model cards beside the files say more.
+# The model cards in docs/models say more.
 _ABOUT = {
     "judge": "labels responses in the qos taxonomy; small, trained in this repository",
     "chat": "completes or declines short sentences; small, trained in this repository",
