@@ -2,10 +2,11 @@
 
 Needs the `train` extra and the real responses in ../shared/data/train; says what is missing.
 `--out` writes elsewhere than into build/models, `--scale 0.02` makes a quick trial run, `--keep
-DIR` keeps (and reuses) the tokenizer and the language model, which other judges can start from:
-`--only judge --seeds 2` for one of another seed, `--without MODEL` for one that saw no annotated
-response of MODEL. The judge is the average of those of its seeds
-(written too, as judge-SEED.gguf, to see how far they differ), trained on in rounds.
+DIR` keeps what each stage makes and goes on from what is there: after a run that was broken off,
+or for other judges on the same language model (`--only judge --seeds 2` for one of another seed,
+`--without MODEL` for one that saw no annotated response of MODEL). The judge is the average of
+those of its seeds (written too, as judge-SEED.gguf, to see how far they differ), trained on in
+rounds.
 """
 
 from __future__ import annotations
@@ -69,12 +70,13 @@ def main() -> None:
             with timed("judge"):
                 rows = int(pipeline.JUDGE_ROWS * options.scale)
                 without = options.without
-                judges = pipeline.make_judges(bpe, base, options.seeds, rows=rows, without=without)
+                draw = {"without": without, "keep": options.keep}
+                judges = pipeline.make_judges(bpe, base, options.seeds, rows=rows, **draw)
                 for seed, weights in zip(options.seeds, judges, strict=True):
                     path = options.out / f"judge-{seed}.gguf"
                     pipeline.write_judge(weights, bpe, path, without=without)
                 rows = int(pipeline.ROUND_ROWS * options.scale)
-                judge = pipeline.refine(bpe, pipeline.average(judges), rows=rows, without=without)
+                judge = pipeline.refine(bpe, pipeline.average(judges), rows=rows, **draw)
                 path = options.out / "judge.gguf"
                 size = pipeline.write_judge(judge, bpe, path, without=without)
             print(f"judge.gguf: {size:,} bytes")

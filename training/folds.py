@@ -36,7 +36,9 @@ def main() -> None:
     base = pipeline.make_language(bpe, options.keep)
     out = {}
     models = options.only or sorted({real.model for real in outside.annotated()})
-    made = pipeline.make_folds(bpe, base, models, seed=options.seed, rows=options.rows)
+    made = pipeline.make_folds(
+        bpe, base, models, seed=options.seed, rows=options.rows, keep=options.keep
+    )
     for model, judge in zip(models, made, strict=True):
         held = [real.row for real in outside.annotated() if real.model == model]
         with tempfile.TemporaryDirectory() as folder:

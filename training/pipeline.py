@@ -6,13 +6,15 @@ and kept in a folder where one is given. Imports torch; nothing here reads optio
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import multiprocessing
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from tokenizers import Tokenizer
@@ -58,6 +60,7 @@ CHAT_TEXT = (
 )
 
 Weights = Mapping[str, Tensor]
+Kept = TypeVar("Kept")
 
 
 def language() -> list[Row]:
@@ -86,11 +89,30 @@ def make_tokenizer(keep: Path | None = None) -> Tokenizer:
     return bpe
 
 
+def _kept(folder: Path | None, name: str, make: Callable[[], Kept]) -> Kept:
+    """What `make` returns, read from `folder` where it was made before, or else written there."""
+    path = folder / f"{name}.pt" if folder else None
+    if path is not None and path.exists():
+        made: Kept = torch.load(path)
+        return made
+    made = make()
+    if path is not None:
+        part = path.with_suffix(".part")  # a run that is killed here leaves no half file behind
+        torch.save(made, part)
+        part.replace(path)
+    return made
+
+
 def make_language(bpe: Tokenizer, keep: Path | None = None, scale: float = 1.0) -> Llama:
     """A model that has read `language()` and knows no label."""
     recipe = train.TextRecipe(steps=max(int(TEXT_STEPS * scale), 1))
-    path = keep / "language.pt" if keep else None
-    return train.read(Shape(), encode.judge(bpe, language()), recipe, path)
+
+    def read() -> Weights:
+        return train.read(Shape(), encode.judge(bpe, language()), recipe).state_dict()
+
+    model = Llama(Shape())
+    model.load_state_dict(_kept(keep, f"language-{recipe.steps}", read))
+    return model
 
 
 def average(states: Sequence[Weights]) -> Weights:
@@ -115,46 +137,74 @@ def _judge_of_one_seed(
 
 
 def _side_by_side(
-    bpe: Tokenizer, base: Weights, jobs: Sequence[tuple[train.Recipe, str]], rows: int
+    bpe: Tokenizer,
+    base: Weights,
+    jobs: Sequence[tuple[train.Recipe, str]],
+    rows: int,
+    keep: Path | None,
 ) -> list[Weights]:
     """The weights of a judge for each recipe and model to do without, one thread each.
 
     Four cores do more so than with four threads on one judge, and sums of floats come out the same
     however many cores there are.
     """
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(len(jobs), AT_ONCE), mp_context=spawn) as pool:
-        made = [
-            pool.submit(_judge_of_one_seed, bpe.to_str(), base, recipe, rows, without)
-            for recipe, without in jobs
-        ]
-        return [job.result() for job in made]
+
+    def made() -> list[Weights]:
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(min(len(jobs), AT_ONCE), mp_context=spawn) as pool:
+            judges = [
+                pool.submit(_judge_of_one_seed, bpe.to_str(), base, recipe, rows, without)
+                for recipe, without in jobs
+            ]
+            return [judge.result() for judge in judges]
+
+    origin = hashlib.sha256(repr((bpe.to_str(), rows, jobs)).encode())
+    for weight in base.values():
+        origin.update(weight.numpy().tobytes())
+    return _kept(keep, f"judges-{origin.hexdigest()[:16]}", made)
 
 
 def make_judges(
-    bpe: Tokenizer, base: Llama, seeds: Sequence[int], *, rows: int = JUDGE_ROWS, without: str = ""
+    bpe: Tokenizer,
+    base: Llama,
+    seeds: Sequence[int],
+    *,
+    rows: int = JUDGE_ROWS,
+    without: str = "",
+    keep: Path | None = None,
 ) -> list[Weights]:
     """A judge of each seed on top of `base`, none of which saw the annotated rows of `without`."""
-    recipes = [train.Recipe(seed=seed, batch_tokens=BATCH) for seed in seeds]
-    return _side_by_side(bpe, base.state_dict(), [(r, without) for r in recipes], rows)
+    jobs = [(train.Recipe(seed=seed, batch_tokens=BATCH), without) for seed in seeds]
+    return _side_by_side(bpe, base.state_dict(), jobs, rows, keep)
 
 
 def make_folds(
-    bpe: Tokenizer, base: Llama, models: Sequence[str], *, seed: int = 1, rows: int = JUDGE_ROWS
+    bpe: Tokenizer,
+    base: Llama,
+    models: Sequence[str],
+    *,
+    seed: int = 1,
+    rows: int = JUDGE_ROWS,
+    keep: Path | None = None,
 ) -> list[Weights]:
     """A judge for each of the models, which did not see that model's annotated rows."""
-    recipe = train.Recipe(seed=seed, batch_tokens=BATCH)
-    return _side_by_side(bpe, base.state_dict(), [(recipe, model) for model in models], rows)
+    jobs = [(train.Recipe(seed=seed, batch_tokens=BATCH), model) for model in models]
+    return _side_by_side(bpe, base.state_dict(), jobs, rows, keep)
 
 
 def refine(
-    bpe: Tokenizer, weights: Weights, *, rows: int = ROUND_ROWS, without: str = ""
+    bpe: Tokenizer,
+    weights: Weights,
+    *,
+    rows: int = ROUND_ROWS,
+    without: str = "",
+    keep: Path | None = None,
 ) -> Weights:
     """Rounds of training apart on fresh rows and averaging ("local SGD", Stich 2019)."""
     for peak, twins, seeds in ROUNDS:
         recipe = train.Recipe(batch_tokens=BATCH, peak=peak, text_share=0.0, twins=twins)
         jobs = [(replace(recipe, seed=seed), without) for seed in seeds]
-        weights = average(_side_by_side(bpe, weights, jobs, rows))
+        weights = average(_side_by_side(bpe, weights, jobs, rows, keep))
     return weights
 
 

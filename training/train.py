@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -154,18 +153,10 @@ class Optimizers:
             part.zero_grad(set_to_none=True)
 
 
-def read(
-    shape: Shape, examples: Sequence[Example], recipe: TextRecipe, keep: Path | None = None
-) -> Llama:
-    """Learn to predict the next token of prompts and responses, packed into chunks.
-
-    With `keep`, the weights are written there, or read from there if they were written before.
-    """
+def read(shape: Shape, examples: Sequence[Example], recipe: TextRecipe) -> Llama:
+    """Learn to predict the next token of prompts and responses, packed into chunks."""
     torch.manual_seed(recipe.seed)
     model = Llama(shape)
-    if keep is not None and keep.exists():
-        model.load_state_dict(torch.load(keep))
-        return model
     rng = random.Random(recipe.seed)
     shuffled = rng.sample(list(examples), len(examples))
     stream = [i for e in shuffled for i in e.ids[: e.start]]
@@ -184,8 +175,6 @@ def read(
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizers.step(recipe.rate(step))
             tell(loss.item(), ids.numel())
-    if keep is not None:
-        torch.save(model.state_dict(), keep)
     return model
 
 
