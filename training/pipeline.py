@@ -89,7 +89,7 @@ def make_tokenizer(keep: Path | None = None) -> Tokenizer:
     return bpe
 
 
-def _kept(folder: Path | None, name: str, make: Callable[[], Kept]) -> Kept:
+def kept(folder: Path | None, name: str, make: Callable[[], Kept]) -> Kept:
     """What `make` returns, read from `folder` where it was made before, or else written there."""
     path = folder / f"{name}.pt" if folder else None
     if path is not None and path.exists():
@@ -111,7 +111,7 @@ def make_language(bpe: Tokenizer, keep: Path | None = None, scale: float = 1.0) 
         return train.read(Shape(), encode.judge(bpe, language()), recipe).state_dict()
 
     model = Llama(Shape())
-    model.load_state_dict(_kept(keep, f"language-{recipe.steps}", read))
+    model.load_state_dict(kept(keep, f"language-{recipe.steps}", read))
     return model
 
 
@@ -161,7 +161,7 @@ def _side_by_side(
     origin = hashlib.sha256(repr((bpe.to_str(), rows, jobs)).encode())
     for weight in base.values():
         origin.update(weight.numpy().tobytes())
-    return _kept(keep, f"judges-{origin.hexdigest()[:16]}", made)
+    return kept(keep, f"judges-{origin.hexdigest()[:16]}", made)
 
 
 def make_judges(
