@@ -217,6 +217,7 @@ def _rows(store: Store, id: str) -> pl.DataFrame:
             hashlib.sha256(record["prompt"].encode()).digest(),
         )
         for record in store.records(id)
+        if record["model"] is not None  # a bad row, of which it is not known whose it is
     ]
     schema = dict.fromkeys((*columns, "key"), pl.String) | {"prompt": pl.Binary}
     return pl.DataFrame(rows, schema=schema, orient="row").with_row_index("index")

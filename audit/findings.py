@@ -413,9 +413,14 @@ def _limits(
     unplaced = max((one.unplaced for one in judges), default=0)
     if unplaced:
         yield (
-            f"{number(unplaced, 'row')} without a group, a name or a template "
-            f"{'is' if unplaced == 1 else 'are'} in no comparison. The rates of models and groups "
-            "have no interval then: it is not known which of these rows resemble each other."
+            f"{number(unplaced, 'row')} without a group, a name or a template {_is(unplaced)} in "
+            "no comparison."
+            + (
+                " The rates of models and groups have no interval then: it is not known which of "
+                "these rows resemble each other."
+                if any(one.unplaced_judged for one in judges)
+                else " Without a verdict, they move no rate; bounds allow for all that they may be."
+            )
         )
     if not all(one.crossed for one in judges):
         yield (

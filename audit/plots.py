@@ -273,7 +273,10 @@ def _corrected(table: pl.DataFrame, summary: Summary, slug: str) -> Figure:
     """Corrected differences beside uncorrected ones."""
     far = table.group_by("group").agg(pl.col("points").abs().max()).sort("points", "group")
     shown = sorted(far["group"].tail(MOST_GROUPS // 2))
-    drawn = table.filter(pl.col("group").is_in(shown))
+    of_shown = table.filter(pl.col("group").is_in(shown))
+    alike = ("group", "commonness", pl.col("name").is_null())  # bars, which are of all, stay
+    rank = pl.col("rate").rank("ordinal", descending=True).over(alike)
+    drawn = of_shown.filter(rank <= MOST_NAMES)
     kinds, legend = ["uncorrected", "corrected"], "for errors of the judge"
     color = _hue("status", kinds, [BLUE, ORANGE], legend)
     scale = alt.Scale(domain=_ends(drawn), nice=True)
@@ -440,7 +443,10 @@ def _commonness(table: pl.DataFrame, model: str, metric: str, slug: str) -> Figu
     """Popular against rare names, as in the study."""
     groups = sorted(set(table["group"]) - {ALL})
     shown = [*groups[: MOST_GROUPS - 1], ALL]
-    drawn = table.filter(pl.col("group").is_in(shown))
+    of_shown = table.filter(pl.col("group").is_in(shown))
+    alike = ("group", "commonness", pl.col("name").is_null())  # bars, which are of all, stay
+    rank = pl.col("rate").rank("ordinal", descending=True).over(alike)
+    drawn = of_shown.filter(rank <= MOST_NAMES)
     kinds = ["popular", "rare"]
     base = alt.Chart(drawn).encode(
         x=alt.X("rate:Q", axis=alt.Axis(format="%", title=metric)),
@@ -467,7 +473,9 @@ def _commonness(table: pl.DataFrame, model: str, metric: str, slug: str) -> Figu
         slug=slug,
         title=f"Popular and rare names: {model}",
         caption="A bar is the rate of all popular, or all rare, names of a group; each mark is one "
-        "name." + _left_out(len(groups) + 1 - len(shown), "group"),
+        "name."
+        + _left_out(len(of_shown) - len(drawn), "name")
+        + _left_out(len(groups) + 1 - len(shown), "group"),
         alt=f"Rates of {metric} for popular and rare names. {' '.join(said)}",
         svg=_svg(chart),
         table=table,

@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path, PurePath
@@ -26,10 +26,11 @@ from evenhand.audit import findings, judge_card
 from evenhand.audit.corrected import CorrectedDifference, CorrectedRate, Correction
 from evenhand.audit.statistics import Estimate, Rate
 from evenhand.audit.store import Store
-from evenhand.audit.summary import Summary, summarise
+from evenhand.audit.summary import Summary, as_it_is, summarise
 from evenhand.schemas.audit import Plan
 from evenhand.schemas.errors import StoreError
 from evenhand.schemas.panel import rewritten
+from evenhand.schemas.verdict import Failure
 
 if TYPE_CHECKING:
     from evenhand.audit.plots import Figure
@@ -62,9 +63,9 @@ class Example:
 Examples = Mapping[tuple[str, str], Sequence[Example]]  # by judge and label
 
 
-def render(store: Store, id: str) -> str:
+def render(store: Store, id: str, told: Callable[[Failure], Failure] = as_it_is) -> str:
     """The report as one page of HTML. Raises what `summarise` raises."""
-    summary = summarise(store, id)
+    summary = summarise(store, id, told)
     return _page(store, summary, _figures(summary))
 
 

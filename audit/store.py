@@ -70,9 +70,9 @@ CREATE TABLE IF NOT EXISTS human_labels (
 ) STRICT, WITHOUT ROWID;
 """
 _RECORD = """
-SELECT t.id, t.generator AS model, v.judge, t.prompt, t.system, g.response, t."group", t.name,
-    t.commonness, t.template, t.sample, t.seed, t.gold, t.line, v.status, v.label, t.problem,
-    g.details, v.verdict
+SELECT t.id, NULLIF(t.generator, '') AS model, v.judge, t.prompt, t.system, g.response, t."group",
+    t.name, t.commonness, t.template, t.sample, t.seed, t.gold, t.line, v.status, v.label,
+    t.problem, g.details, v.verdict
 FROM verdicts v JOIN trials t ON t.number = v.trial LEFT JOIN generations g ON g.trial = t.number
 WHERE t.audit = ?
 """
@@ -463,7 +463,7 @@ class Store:
         columns = {
             "trial": "t.id",
             "judge": "v.judge",
-            "model": "t.generator",
+            "model": "NULLIF(t.generator, '')",  # null: of a row that does not say
             "group": 't."group"',
             "name": "t.name",
             "commonness": "t.commonness",

@@ -19,10 +19,12 @@ from pydantic import BaseModel, ConfigDict
 from scipy import stats
 
 from evenhand.audit import annotate, findings
+from evenhand.audit.bounds import widen
 from evenhand.audit.corrected import Correction, correct
 from evenhand.audit.plan import plan_hash
 from evenhand.audit.statistics import (
     Analysis,
+    Axis,
     Comparison,
     Estimate,
     Metric,
@@ -36,12 +38,12 @@ from evenhand.judge import agreement
 from evenhand.schemas.audit import Plan
 from evenhand.schemas.errors import Conflict, RequestError
 from evenhand.schemas.taxonomy import Taxonomy
-from evenhand.schemas.verdict import Status
+from evenhand.schemas.verdict import Failure, Status
 
 LEVEL = 0.95  # of intervals
 POWER = 0.8  # what a difference must have to count as one that would have been found
 UNKNOWN = math.nan
-_KEYS = ("group", "name", "template")
+_KEYS = ("model", "group", "name", "template")
 
 
 class _Part(BaseModel):
@@ -151,8 +153,9 @@ class Annotation(_Part):
 class JudgeSummary(_Part):
     """What one judge found.
 
-    `analysis` is over the rows that have a group, a name and a template; where some lack one
-    (`unplaced` rows), the rates of models and groups are over all rows instead, without intervals.
+    `analysis` is over the rows that have a group, a name and a template. Of those that lack one
+    (`unplaced` rows) the ones without verdict widen the bounds; where some have a verdict, the
+    rates of models and groups are over all rows, without intervals.
     `uncompared` says why groups are not compared; null where they are. `tests` is the size of the
     family of Holm's adjustment. `correction` has the corrected figures, where people labelled a
     sample.
@@ -165,6 +168,7 @@ class JudgeSummary(_Part):
     labels: dict[str, int]
     excluded: tuple[Excluded, ...]
     unplaced: int
+    unplaced_judged: int
     analysis: Analysis
     tests: int
     detections: tuple[Detection, ...]
@@ -213,19 +217,25 @@ class Summary(_Part):
     limits: tuple[str, ...]
 
 
-def summarise(store: Store, id: str) -> Summary:
-    """The summary of an audit as it stands, finished or not.
+def as_it_is(failure: Failure) -> Failure:
+    """Tell a failure as it was stored."""
+    return failure
+
+
+def summarise(store: Store, id: str, told: Callable[[Failure], Failure] = as_it_is) -> Summary:
+    """The summary of an audit as it stands, finished or not. `told` is what is said of a failure.
 
     Raises `NotFound`, `StoreError`; `TaxonomyError` or `Conflict` where the taxonomy that the plan
     names is no longer what the verdicts were given by.
     """
     audit = store.audit(id)
+    audit = replace(audit, failure=audit.failure and told(audit.failure))
     plan = audit.plan
     taxonomy = Taxonomy.load(plan.taxonomy)
     table = store.table(audit.id)
     _check_labels(audit, table, taxonomy)
     metrics = _metrics(plan, taxonomy)
-    excluded = _excluded(store, audit.id)
+    excluded = _excluded(store, audit.id, told)
     gold = _gold(store, audit.id) if table["gold"].count() else {}
     reference = plan.reference
     if reference is not None and not _in_every_model(table, reference):
@@ -274,7 +284,7 @@ def summarise(store: Store, id: str) -> Summary:
         labels=taxonomy.labels,
         metrics={metric.name: tuple(sorted(metric.labels)) for metric in metrics},
         reference=reference,
-        models=tuple(table["model"].unique().sort()),
+        models=tuple(table["model"].drop_nulls().unique().sort()),
         level=LEVEL,
         judges=judges,
         people=people,
@@ -325,29 +335,34 @@ def _changed(audit: Audit) -> bool:
         return True  # it is gone
 
 
+def _placed() -> pl.Expr:
+    """Whether a row can be compared: all that it is about is known."""
+    return pl.all_horizontal(pl.col(_KEYS).is_not_null())
+
+
 def _in_every_model(table: pl.DataFrame, group: str) -> bool:
     """Whether each model that can be compared has rows of a group."""
-    placed = table.drop_nulls(_KEYS)
+    placed = table.drop_nulls((*_KEYS, "label"))
     there = placed.filter(pl.col("group") == group)["model"].n_unique()
     return 0 < there == placed["model"].n_unique()
 
 
-def _excluded(store: Store, id: str) -> dict[str, tuple[Excluded, ...]]:
+def _excluded(
+    store: Store, id: str, told: Callable[[Failure], Failure]
+) -> dict[str, tuple[Excluded, ...]]:
     """By judge, why rows have no verdict, the most frequent reason first."""
-    seen: dict[tuple[str, str, str], tuple[int, Mapping[str, str]]] = {}
+    seen: dict[tuple[str, str, str], tuple[int, Failure]] = {}
     for status in Status:
         if status is Status.JUDGED:
             continue
         for record in store.records(id, status=status):
-            failure = record["failure"]
-            key = (record["judge"], status.value, failure["code"])
+            failure = Failure.model_validate(record["failure"])
+            key = (record["judge"], status.value, failure.code)
             rows, first = seen.get(key, (0, failure))
             seen[key] = (rows + 1, first)
     found: dict[str, tuple[Excluded, ...]] = {}
-    for (judge, status_, code), (rows, first) in sorted(seen.items(), key=lambda x: -x[1][0]):
-        one = Excluded(
-            status=status_, code=code, rows=rows, message=first["message"], hint=first["hint"]
-        )
+    for (judge, status_, _), (rows, first) in sorted(seen.items(), key=lambda x: -x[1][0]):
+        one = Excluded(status=status_, rows=rows, **told(first).model_dump())
         found[judge] = (*found.get(judge, ()), one)
     return found
 
@@ -370,7 +385,7 @@ def _judge(
     )
     compared = [metric.name for metric in metrics]
     placed = rows.drop_nulls(_KEYS)
-    unplaced = len(rows) - len(placed)
+    unplaced = rows.filter(~_placed())
     analysis, uncompared, crossed = Analysis((), (), ()), _uncompared(rows, placed), True
     detections: tuple[Detection, ...] = ()
     if len(placed):
@@ -380,15 +395,22 @@ def _judge(
             uncompared = f"groups are not compared: {exc}"
             placed = placed.clear()
         else:
-            base = reference if all(reference in c.groups for c in counts.values()) else None
-            analysis = analyse_counts(counts, compared, reference=base, level=LEVEL, seed=seed)
-            crossed = all(bool((c.rows > 0).all()) for c in counts.values())
-            names = {m: dict(zip(c.groups, c.names_in, strict=True)) for m, c in counts.items()}
+            # A model without a verdict can be compared with nothing, and costs others no reference.
+            heard = {model: c for model, c in counts.items() if c.judged.any()}
+            base = reference if all(reference in c.groups for c in heard.values()) else None
+            analysis = analyse_counts(heard, compared, reference=base, level=LEVEL, seed=seed)
+            silent = placed.filter(~pl.col("model").is_in(list(heard)))
+            more = (*_plain(silent, every, "model"), *_plain(silent, every, "group"))
+            analysis = replace(analysis, rates=(*analysis.rates, *more))
+            crossed = all(bool((c.rows > 0).all()) for c in heard.values())
+            names = {m: dict(zip(c.groups, c.names_in, strict=True)) for m, c in heard.items()}
             detections = tuple(_detections(analysis, names, base))
-    if len(placed) < len(rows):
+    counted: tuple[Axis, ...] = ()
+    if unplaced["label"].count() or len(placed) + len(unplaced) < len(rows):
         kept = tuple(rate for rate in analysis.rates if rate.by in ("name", "template"))
         plain = (*_plain(rows, every, "model"), *_plain(rows, every, "group"), *kept)
-        analysis = Analysis(plain, analysis.comparisons, analysis.omnibus)
+        analysis, counted = replace(analysis, rates=plain), ("model", "group")
+    analysis = widen(analysis, unplaced.filter(pl.col("label").is_null()), counted)
     return JudgeSummary(
         judge=name,
         rows=len(rows),
@@ -396,7 +418,8 @@ def _judge(
         statuses=dict(rows.group_by("status").len().sort("status").iter_rows()),
         labels={label: int((rows["label"] == label).sum()) for label in taxonomy.labels},
         excluded=excluded,
-        unplaced=unplaced,
+        unplaced=len(unplaced),
+        unplaced_judged=unplaced["label"].count(),
         analysis=analysis,
         tests=_tests(analysis),
         detections=detections,

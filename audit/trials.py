@@ -8,9 +8,10 @@ or store anything.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from evenhand.audit.datasets import open_rows
 from evenhand.audit.logs import open_responses
@@ -30,6 +31,8 @@ from evenhand.schemas.text import clean
 
 _COMMONNESS = ("popular", "rare")
 _ROW_HINT = "Mend the row, or drop it."
+_T = TypeVar("_T")
+_P = ParamSpec("_P")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,8 @@ class Trial:
 
     `id` is unique within a plan and the same in every run. `generator` is a name in the plan, or
     what the file says responded. A trial with a `problem` comes from a bad row, at `line` of its
-    file: it has no verdict but an error, and says of its group what could be read.
+    file: it has no verdict but an error, and says of its model (empty where that is unknown) and
+    its group what could be read.
     """
 
     id: str
@@ -136,20 +140,17 @@ def _from_file(section: PromptsFile) -> Iterator[_Prompt]:
     columns, seen = section.columns, _Seen()
     with open_rows(section.file, columns.needed()) as rows:
         for row in rows:
-            facts: dict[str, str | None] = {}
-            text, system, problem = "", None, None
-            key = by_line = _by_line(row)
-            try:
-                for fact, value in _facts(row, columns):
-                    facts[fact] = value
-                key = _key(row, columns)
-                system = _cell(row, columns.system, "system")
-                text = clean(row.text_of(columns.prompt))
-            except DatasetError as exc:
-                problem = exc
-            if key != by_line:
-                seen.add(key, row)
-            yield _Prompt(key, text, facts, system, row.line, problem)
+            take = _Reading(row)
+            key = take(_key, columns) or _by_line(row)
+            seen.add(key, key, row)
+            yield _Prompt(
+                key,
+                facts=take.facts(columns),
+                system=take(_cell, columns.system, "system"),
+                text=take(_text, columns.prompt) or "",
+                line=row.line,
+                problem=take.problem,
+            )
 
 
 # -- responses that are there ---------------------------------------------------------------------
@@ -160,30 +161,31 @@ def _given(plan: Plan, section: ResponsesFile) -> Iterator[Trial]:
     labels = Taxonomy.load(plan.taxonomy).labels
     with open_responses(section.file, section.format, columns.needed()) as rows:
         for row in rows:
-            said: dict[str, Any] = {"prompt": ""}
-            model, sample = section.model or "responses", 0
-            key = by_line = _by_line(row)
-            try:
-                for fact, value in _facts(row, columns):
-                    said[fact] = value
-                model = _model(row, columns) or model
-                sample = _sample(row, columns)
-                key = _key(row, columns)
-                said["system"] = _cell(row, columns.system, "system")
-                said["gold"] = _gold(row, columns, labels)
-                said["prompt"] = clean(row.text_of(columns.prompt))
-                said["response"] = clean(row.text_of(columns.response))
-            except DatasetError as exc:
-                said["problem"] = exc
-            trial = f"{model}|{key}|{sample}"
-            if key != by_line:
-                seen.add(trial, row)
+            take = _Reading(row)
+            model = take(_model, columns) or section.model
+            if model is None:  # where it could not be read, it may be any of the file's models
+                model = "" if take.problem else "responses"
+            key = take(_key, columns) or _by_line(row)
+            sample = take(_sample, columns)
+            said: dict[str, Any] = {
+                **take.facts(columns),
+                "system": take(_cell, columns.system, "system"),
+                "gold": take(_gold, columns, labels),
+                "prompt": take(_text, columns.prompt) or "",
+                "response": take(_text, columns.response),
+            }
+            trial = f"{model}|{key}|{'?' if sample is None else sample}"
+            if take.problem is None:
+                seen.add(trial, key, row)
+            else:  # of a document's several bad responses none is lost
+                trial = seen.another(trial, key, row)
             yield Trial(
                 id=trial,
                 generator=model,
-                sample=sample,
+                sample=sample or 0,
                 seed=seed_of(plan.seed, trial),
                 line=row.line,
+                problem=take.problem,
                 **said,
             )
 
@@ -191,22 +193,68 @@ def _given(plan: Plan, section: ResponsesFile) -> Iterator[Trial]:
 # -- rows -----------------------------------------------------------------------------------------
 
 
+class _Reading:
+    """Reads a row piece by piece. The first that is wrong is the `problem`; it costs no other."""
+
+    def __init__(self, row: Row) -> None:
+        self._row = row
+        self.problem: DatasetError | None = None
+
+    def __call__(
+        self, read: Callable[Concatenate[Row, _P], _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> _T | None:
+        """What `read` finds in the row, or None."""
+        try:
+            return read(self._row, *args, **kwargs)
+        except DatasetError as exc:
+            self.problem = self.problem or exc
+            return None
+
+    def facts(self, columns: PromptColumns) -> dict[str, str | None]:
+        """What the row says of its prompt."""
+        return {
+            "group": self(_cell, columns.group, "group"),
+            "name": self(_cell, columns.name, "name"),
+            "template": self(_cell, columns.template, "template"),
+            "commonness": self(_commonness, columns),
+        }
+
+
 class _Seen:
     """Ids and their lines, which is all that is held of a file."""
 
     def __init__(self) -> None:
-        self._lines: dict[str, int] = {}
+        self._own: dict[str, int] = {}
+        # Made from the number of the line: they can only meet others of that line.
+        self._of_line: dict[str, int] = {}
+        self._line = 0
 
-    def add(self, id: str, row: Row) -> None:
+    def add(self, id: str, key: str, row: Row) -> None:
         """Raises `DatasetError` for an id that was there before."""
-        if id in self._lines:
+        held = self._held(key, row)
+        if id in held:
             unit = row.where.split()[0].removesuffix("s")  # line, row or sample
             raise DatasetError(
-                f"the id {id!r} is used twice: {unit} {self._lines[id]} and {unit} {row.line}",
+                f"the id {id!r} is used twice: {unit} {held[id]} and {unit} {row.line}",
                 hint="Give each row an id of its own, or each sample of it a number (`sample`); "
                 "without a column for ids the numbers of the lines are used.",
             )
-        self._lines[id] = row.line
+        held[id] = row.line
+
+    def another(self, id: str, key: str, row: Row) -> str:
+        """The id, or the first of `id?1`, `id?2`, ... that was not there before."""
+        held = self._held(key, row)
+        likes = itertools.chain([id], (f"{id}?{number}" for number in itertools.count(1)))
+        free = next(like for like in likes if like not in held)
+        held[free] = row.line
+        return free
+
+    def _held(self, key: str, row: Row) -> dict[str, int]:
+        if key != _by_line(row):
+            return self._own
+        if row.line != self._line:
+            self._line, self._of_line = row.line, {}
+        return self._of_line
 
 
 def _by_line(row: Row) -> str:
@@ -221,15 +269,15 @@ def _key(row: Row, columns: PromptColumns) -> str:
     return f"#{own}" if own.startswith("#") else own
 
 
-def _facts(row: Row, columns: PromptColumns) -> Iterator[tuple[str, str | None]]:
-    """What the row says of its prompt, fact by fact, so that a bad one does not cost the others."""
-    yield "group", _cell(row, columns.group, "group")
-    yield "name", _cell(row, columns.name, "name")
-    yield "template", _cell(row, columns.template, "template")
-    commonness = _cell(row, columns.commonness, "commonness")
-    if commonness is not None and commonness not in _COMMONNESS:
-        raise _bad(row, f"commonness is {commonness!r}", "Use popular or rare, or leave it empty.")
-    yield "commonness", commonness
+def _text(row: Row, column: str) -> str:
+    return clean(row.text_of(column))
+
+
+def _commonness(row: Row, columns: PromptColumns) -> str | None:
+    said = _cell(row, columns.commonness, "commonness")
+    if said is not None and said not in _COMMONNESS:
+        raise _bad(row, f"commonness is {said!r}", "Use popular or rare, or leave it empty.")
+    return said
 
 
 def _model(row: Row, columns: ResponseColumns) -> str | None:

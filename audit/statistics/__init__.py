@@ -11,6 +11,7 @@ simulation that shows their error rates.
 
 from evenhand.audit.statistics.analysis import (
     Analysis,
+    Axis,
     Comparison,
     Omnibus,
     Rate,
@@ -24,6 +25,7 @@ from evenhand.audit.statistics.power import Detectable, Population, detectable
 
 __all__ = [
     "Analysis",
+    "Axis",
     "Comparison",
     "Counts",
     "Detectable",

@@ -315,6 +315,21 @@ def test_a_file_says_which_names_are_common(store: Store, fill: Any, tmp_path: P
     }
 
 
+def test_popular_and_rare_names_are_drawn_in_part_and_bars_are_of_all(
+    store: Store, fill: Any, names_plan: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chart takes 5,000 rows, and thousands of marks show nothing; the table has all names."""
+    audit = fill(names_plan, planted)
+    whole = drawn(summarise(store, audit.id))["popular-rare"]
+    monkeypatch.setattr("evenhand.audit.plots.MOST_NAMES", 1)
+    part = drawn(summarise(store, audit.id))["popular-rare"]
+    assert part.table.equals(whole.table)
+    assert part.alt == whole.alt
+    assert "are in the table alone" not in whole.caption
+    assert f"{24 - 6} more names are in the table alone" in part.caption
+    assert part.svg.count("<path") < whole.svg.count("<path")
+
+
 def test_many_groups_and_names_leave_room(store: Store, fill: Any, names_plan: Any) -> None:
     names_plan["templates"] = names_plan["templates"][:2]
     names_plan["groups"] = [

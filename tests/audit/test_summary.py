@@ -252,6 +252,60 @@ def test_a_bad_row_is_excluded_with_its_line(store: Store, fill: Any, tmp_path: 
     assert "line 2" in excluded.message
 
 
+def placed_rows() -> list[dict[str, Any]]:
+    return [
+        {"prompt": f"{n} {t}", "response": "r", "model": "m"}
+        | {"group": g, "name": f"{g}{n}", "template": t}
+        for g in ("A", "B")
+        for n in range(4)
+        for t in "xyz"
+    ]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"prompt": "p", "model": "m", "group": "B", "name": "B0"},
+        {"prompt": "p", "response": "r", "model": "m", "group": "B", "commonness": "Popular"},
+        {"prompt": "p", "response": "r", "model": "a|b"},
+        {"prompt": "p", "model": "m"},
+    ],
+)
+def test_a_bad_row_moves_no_rate_and_widens_the_bounds(
+    store: Store, fill: Any, tmp_path: Path, bad: dict[str, Any]
+) -> None:
+    def summary(rows: list[dict[str, Any]]) -> Summary:
+        return summarise(store, fill(responses(tmp_path, rows, reference="A"), planted).id)
+
+    good, both = summary(placed_rows()), summary([*placed_rows(), bad])
+    assert both.models == ("m",)
+    assert both.reference == "A"
+    (one,), (other,) = good.judges, both.judges
+    assert [(c.against, c.points, c.p) for c in one.analysis.comparisons] == [
+        (c.against, c.points, c.p) for c in other.analysis.comparisons
+    ]
+    assert [r.share for r in one.analysis.rates] == [r.share for r in other.analysis.rates]
+    for by, key in (("model", "m"), ("group", "B")):
+        low, high = rate(other, by, key, "any_refusal").bounds
+        share = rate(one, by, key, "any_refusal").share.value
+        assert low < high
+        assert low <= share <= high
+    assert any("they move no rate" in limit for limit in both.limits) == (other.unplaced > 0)
+
+
+def test_a_model_without_a_verdict_costs_others_no_reference(
+    store: Store, fill: Any, tmp_path: Path
+) -> None:
+    silent = {"prompt": "p", "model": "n", "group": "B", "name": "B0", "template": "x"}
+    plan = responses(tmp_path, [*placed_rows(), silent], reference="A")
+    summary = summarise(store, fill(plan, planted).id)
+    assert (summary.models, summary.reference) == (("m", "n"), "A")
+    (one,) = summary.judges
+    assert {c.model for c in one.analysis.comparisons} == {"m"}
+    of_n = rate(one, "model", "n", "any_refusal")
+    assert (of_n.judged, of_n.rows, of_n.bounds) == (0, 1, (0.0, 1.0))
+
+
 def test_too_many_names_for_the_statistics_is_said(
     store: Store, fill: Any, names_plan: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -278,8 +278,43 @@ def test_a_bad_row_is_a_trial_with_a_problem(
 def test_a_row_that_cannot_be_read_says_nothing_of_its_group(write: Write) -> None:
     file = write("r.csv", "group,prompt,response\nA,p,r\nA,p\n")
     bad = trials({"responses": {"file": file}})[1]
-    assert (bad.id, bad.group, bad.line) == ("responses|#3|0", None, 3)
+    assert (bad.id, bad.group, bad.line) == ("|#3|?", None, 3)
     assert "has 2 cells" in str(bad.problem)
+
+
+def test_a_bad_cell_costs_no_other(write: Write) -> None:
+    row = {"id": 7, "prompt": "p", "response": "r", "sample": 2, "model": "m", "group": "A"}
+    bad = {**row, "commonness": "Popular"}
+    trial = trials({"responses": {"file": write("r.jsonl", json.dumps(bad))}})[0]
+    assert (trial.id, trial.generator, trial.group, trial.sample) == ("m|7|2", "m", "A", 2)
+    assert trial.problem is not None
+
+
+def test_a_model_that_cannot_be_read_is_nobody(write: Write) -> None:
+    """Not the model of rows that say none, or one bad line would make up a model."""
+    lines = [json.dumps({"prompt": "p", "response": "r", "model": "m"}), "{broken"]
+    file = write("r.jsonl", "\n".join(lines))
+    assert [t.generator for t in trials({"responses": {"file": file}})] == ["m", ""]
+    named = trials({"responses": {"file": file, "model": "n"}})
+    assert [t.generator for t in named] == ["m", "n"]
+
+
+def test_bad_responses_to_one_document_are_all_there(write: Write) -> None:
+    """Logs have several responses on a line, and ids made from lines alone would meet."""
+    document = {
+        "doc_id": None,
+        "doc": {},
+        "target": "",
+        "arguments": {"gen_args_0": {"arg_0": "p"}},
+        "resps": [["r1", "r2", "r3"]],
+        "filtered_resps": ["r1"],
+    }
+    other = document | {"doc": {"group": "A"}}
+    file = write("r.jsonl", json.dumps(other) + "\n" + json.dumps(document))
+    section = {"file": file, "format": "lm-eval", "columns": {"group": "doc.group"}}
+    found = trials({"responses": section})
+    assert len({trial.id for trial in found}) == len(found) == 6
+    assert all("doc.group" in str(trial.problem) for trial in found[3:])
 
 
 def test_a_bad_row_of_prompts_costs_all_its_trials_and_no_others(write: Write) -> None:
