@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -22,12 +22,12 @@ from typing import Any
 from evenhand.api.auditing import ServiceModels, ask_to_stop, stoppable
 from evenhand.api.plans import shown
 from evenhand.api.services import Services
-from evenhand.api.uploads import FOLDER, Upload, discard, discard_stale
+from evenhand.api.uploads import FOLDER, Upload, discard, discard_stale, of_plan
 from evenhand.audit.plan import plan_hash
 from evenhand.audit.run import Progress, run
 from evenhand.audit.store import Audit, State, Store
 from evenhand.schemas.audit import Plan
-from evenhand.schemas.errors import Conflict, EvenhandError, InternalError, NotFound
+from evenhand.schemas.errors import Conflict, EvenhandError, InternalError, NotFound, StoreError
 from evenhand.schemas.service import AuditCard, AuditReply, AuditsReply
 from evenhand.schemas.verdict import Failure
 
@@ -91,7 +91,8 @@ class Audits:
     def create(self, plan: Plan, *, request: str | None, body: str, upload: Upload | None) -> Audit:
         """A new audit, which will be run; the one that `request` made before, where there is one.
 
-        Raises `Conflict` for a request with another `body` than before, `DatasetError`.
+        Raises `Conflict` for a request with another `body` than before, `DatasetError`,
+        `StoreError`; then nothing new is left.
         """
         digest = plan_hash(plan)
         with self._deciding, Store(self.folder) as store:
@@ -99,7 +100,12 @@ class Audits:
             if not new and upload is not None:
                 discard(upload.path)
             if audit.state == "created":  # or the service was killed before it could promise
-                self._promise(audit.id)
+                try:
+                    self._promise(audit.id)
+                except StoreError:
+                    if new:  # the caller discards the file, and asks again
+                        store.delete(audit.id)
+                    raise
         return audit
 
     def cancel(self, id: str) -> None:
@@ -149,7 +155,7 @@ class Audits:
                     raise Conflict(f"audit {id} runs", hint="Cancel it first.")
                 self._withdraw(id)
             store.delete(id)
-            for path in _uploaded(audit, self.folder):
+            for path in of_plan(audit.plan, self.folder):
                 discard(path)
 
     # -- how they stand -----------------------------------------------------------------------
@@ -292,7 +298,7 @@ class Audits:
         """Remove files that a service which was killed left behind."""
         if (self.folder / FOLDER).is_dir():
             with Store(self.folder) as store:
-                used = [p for audit in store.audits() for p in _uploaded(audit, self.folder)]
+                used = [p for audit in store.audits() for p in of_plan(audit.plan, self.folder)]
             discard_stale(self.folder, used)
 
     # -- inside -------------------------------------------------------------------------------
@@ -309,8 +315,15 @@ class Audits:
 
     def _promise(self, id: str) -> None:
         with self._change:
-            self._promises.mkdir(exist_ok=True, mode=0o700)
-            self._promise_of(id).touch()
+            try:
+                self._promises.mkdir(exist_ok=True, mode=0o700)
+                self._promise_of(id).touch()
+            except OSError as exc:
+                raise StoreError(
+                    f"the audit cannot be noted in {PROMISES!r}: {exc.strerror or exc}",
+                    hint="Make room on the service's disk, or check the rights of "
+                    "EVENHAND_DATA_DIR.",
+                ) from exc
             if id != self._running and id not in self._waiting:
                 self._waiting.append(id)
                 self._change.notify_all()
@@ -329,10 +342,3 @@ def public_failure(failure: Failure) -> Failure:
     if failure.code != InternalError.code:
         return failure
     return Failure(code=failure.code, message=DEFECT, hint=failure.hint)
-
-
-def _uploaded(audit: Audit, folder: Path) -> Iterator[Path]:
-    """The file that came with the audit, if one did: none that the command line named."""
-    for section in (audit.plan.prompts, audit.plan.responses):
-        if section is not None and Path(section.file).parent.parent == folder / FOLDER:
-            yield Path(section.file)

@@ -11,7 +11,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import BinaryIO
@@ -19,6 +19,7 @@ from typing import BinaryIO
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from evenhand.schemas.audit import Plan
 from evenhand.schemas.errors import InvalidInput, StoreError
 
 FOLDER = "uploads"
@@ -166,11 +167,19 @@ def discard(path: Path) -> None:
     shutil.rmtree(path.parent, ignore_errors=True)
 
 
+def of_plan(plan: Plan, data_dir: Path) -> Iterator[Path]:
+    """The file that came with a plan, if one did: none that the command line named."""
+    uploads = (data_dir / FOLDER).resolve()  # the folder may be reached by a link by now
+    for section in (plan.prompts, plan.responses):
+        if section is not None and Path(section.file).parent.parent.resolve() == uploads:
+            yield Path(section.file)
+
+
 def discard_stale(data_dir: Path, used: Iterable[Path]) -> None:
     """Remove what a service that was killed left behind: old, and of no audit."""
-    kept = {path.parent for path in used}
+    kept = {path.parent.name for path in used}  # each has a name of its own, wherever it is found
     for folder in (data_dir / FOLDER).glob("*"):
-        if folder not in kept and _age(folder) > STALE:
+        if folder.name not in kept and _age(folder) > STALE:
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -28,6 +28,7 @@ from evenhand.schemas.generation import Sampling
 from evenhand.schemas.panel import rewritten
 from evenhand.schemas.requests import SAMPLES_LIMIT
 from evenhand.schemas.taxonomy import Label, Name, Taxonomy, Text, describe
+from evenhand.schemas.text import CleanText
 
 SLOT = "{name}"
 
@@ -163,7 +164,7 @@ class _Model(_Section):
 class GeneratorSpec(_Model):
     """Who responds. `system` overrides the plan's own; an empty one means none."""
 
-    system: str | None = None
+    system: CleanText | None = None
 
 
 class JudgeSpec(_Model):
@@ -218,7 +219,7 @@ class Plan(_Section):
     responses: ResponsesFile | None = None
     generators: tuple[_Generator, ...] = ()
     judges: tuple[_Judge, ...] = ()
-    system: str | None = None
+    system: CleanText | None = None
     samples: Annotated[int, Field(ge=1, le=SAMPLES_LIMIT)] = 1
     sampling: Sampling = Sampling()
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

@@ -330,7 +330,7 @@ async def summary(context: UsesContext, id: str) -> Response:
     def figures(store: Store) -> str:
         from evenhand.audit.summary import summarise  # brings scipy, as a report does
 
-        found = summarise(store, id)
+        found = summarise(store, id, public_failure)
         plan = shown(found.plan, context.services)
         return found.model_copy(update={"plan": plan}).model_dump_json()
 
@@ -350,7 +350,7 @@ async def report(context: UsesContext, id: str) -> Response:
     def page(store: Store) -> str:
         from evenhand.audit.report import render
 
-        return render(store, id)
+        return render(store, id, public_failure)
 
     written = await _of_store(context, page)
     return HTMLResponse(written, headers={"Content-Security-Policy": _REPORT_POLICY})

@@ -215,6 +215,23 @@ def test_a_defects_message_stays_in_the_store(start: Any) -> None:
     reply = service.http.get(f"/v1/audits/{id}/records", params={"status": "error"})
     assert "internal_error" in reply.text
     assert "secret" not in reply.text
+    for path in ("summary", "report"):
+        reply = service.http.get(f"/v1/audits/{id}/{path}")
+        assert "Something broke in the service" in reply.text
+        assert "secret" not in reply.text
+
+
+def test_a_plan_that_cannot_be_promised_leaves_nothing(start: Any, data_dir: Path) -> None:
+    service = start()
+    promises = data_dir / audits_module.PROMISES
+    data_dir.mkdir(exist_ok=True)
+    promises.write_text("a file where the folder should be")
+    headers = {"idempotency-key": "again"}
+    problem(sent(service, headers=headers), 507, "store_error")
+    assert service.http.get("/v1/audits").json()["audits"] == []
+    assert list((data_dir / FOLDER).iterdir()) == []
+    promises.unlink()
+    assert ended(service, sent(service, headers=headers).json()["id"])["total"] == 10
 
 
 def test_records_that_fail_say_so_or_break_off(

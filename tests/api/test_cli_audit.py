@@ -708,6 +708,25 @@ def test_delete_asks_first(run: Run, store: Store) -> None:
     assert run("delete", id, "--yes").exit_code == 2
 
 
+def test_delete_takes_along_the_file_that_was_sent(run: Run, store: Store) -> None:
+    mine = store.folder / "mine.jsonl"
+    kept = store.folder / "uploads" / "u1" / "rows.jsonl"
+    kept.parent.mkdir(parents=True)
+    for file in (mine, kept):
+        file.write_text(json.dumps({"prompt": "p", "response": "r"}))
+        plan = load({"responses": {"file": str(file)}, "judges": ["fake:j"]})
+        id = store.create(plan, "hash")[0].id
+        assert run("delete", id, "--yes").exit_code == 0
+    assert mine.exists()
+    assert not kept.parent.exists()
+
+
+def test_half_a_character_in_a_plan_is_no_defect(run: Run, tmp_path: Path) -> None:
+    plan = {**tomllib.loads(PLAN), "system": "half \ud800 a character"}
+    Path("half.json").write_text(json.dumps(plan))
+    assert run("run", "half.json").exit_code == 0
+
+
 def test_what_runs_is_not_deleted(run: Run, store: Store) -> None:
     id = store.create(load({**tomllib.loads(PLAN)}), "hash")[0].id
     with store.hold(id):

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from evenhand.api import uploads
-from evenhand.api.uploads import FOLDER, Form, discard, discard_stale
+from evenhand.api.uploads import FOLDER, Form, discard, discard_stale, of_plan
+from evenhand.schemas.audit import Plan
 from evenhand.schemas.errors import InvalidInput, StoreError
 
 TYPE = "multipart/form-data; boundary=XYZ"
@@ -142,3 +143,19 @@ def test_what_a_crash_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
         os.utime(made[name].parent, (past, past))
     discard_stale(tmp_path, [made["used"]])
     assert {name for name, path in made.items() if path.exists()} == {"used", "fresh"}
+
+
+def test_a_file_is_known_through_another_path_to_the_folder(tmp_path: Path) -> None:
+    """A service that is started on a link to its folder does not take files for left behind."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    upload = read(body(PLAN, file_part("a.csv")), tmp_path / "real").upload
+    assert upload is not None
+    os.utime(upload.path.parent, (0, 0))
+    plan = Plan.model_validate({"responses": {"file": str(upload.path)}, "judges": ["fake:j"]})
+    for folder in ("real", "link"):
+        assert list(of_plan(plan, tmp_path / folder)) == [upload.path]
+        discard_stale(tmp_path / folder, of_plan(plan, tmp_path / folder))
+        assert upload.path.exists()
+    elsewhere = Plan.model_validate({"responses": {"file": "/a/b/c.csv"}, "judges": ["fake:j"]})
+    assert list(of_plan(elsewhere, tmp_path / "real")) == []

@@ -55,9 +55,10 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     json: shared.Json = False,
 ) -> None:
-    """Remove an audit and all its records, for good."""
+    """Remove an audit, all its records and a file that was sent with it, for good."""
     from evenhand.api.cli import console
     from evenhand.api.cli.audit.common import opened_store, share
+    from evenhand.api.uploads import discard, of_plan
     from evenhand.schemas.errors import InvalidInput
 
     with opened_store() as store:
@@ -70,6 +71,8 @@ def delete(
             what = f"Delete audit {audit.id} ({audit.plan.name}, {share(audit.done, audit.total)})?"
             typer.confirm(what, abort=True, err=True)
         store.delete(audit.id)
+        for path in of_plan(audit.plan, store.folder):
+            discard(path)
     if json:
         console.emit({"deleted": audit.id})
     else:
