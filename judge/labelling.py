@@ -7,7 +7,8 @@ memory; for files larger than that there is `evenhand judge FILE`.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Set, Sized
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from evenhand.judge.base import BaseJudge, check_texts
@@ -27,9 +28,9 @@ _Texts = tuple[str | None, str | None]
 def label(pairs: object, judge: BaseJudge, *, progress: bool | None = None) -> pl.DataFrame:
     """Label every pair; give a frame with one row for each, in order.
 
-    `pairs` is an iterable of `(prompt, response)`, of mappings with these keys or of `Item`s, or a
-    polars or pandas frame with these columns. What is no pair of texts becomes a row with the
-    status `error`, and the rest go on.
+    `pairs` is an iterable of `(prompt, response)` (tuples, lists, rows of an array), of mappings
+    with these keys or of `Item`s, or a polars or pandas frame with these columns. What is no pair
+    of texts becomes a row with the status `error`, and the rest go on.
 
     The columns: `prompt`, `response`, `status`, `label`, `p_LABEL` for each label of the taxonomy
     (null where the judge gives none), `margin`, `failure` (why there is no label) and
@@ -111,12 +112,10 @@ def _read(row: object) -> tuple[Any, Any, InvalidInput | None]:
     """Prompt and response, whatever they are, and what is wrong with them."""
     if isinstance(row, Item):
         return row.prompt, row.response, None
-    prompt: object = None
-    response: object = None
-    if isinstance(row, Mapping):
+    if isinstance(row, Mapping) or hasattr(row, "get"):  # as a row of pandas has
         prompt, response = (row.get(name) for name in _COLUMNS)
-    elif isinstance(row, Sequence) and not isinstance(row, str | bytes) and len(row) == 2:
-        prompt, response = row
+    elif len(texts := _texts(row)) == 2:
+        prompt, response = texts
     else:
         hint = "Give each row as (prompt, response)."
         return None, None, InvalidInput(f"the row is no pair: {str(row)[:80]!r}", hint=hint)
@@ -125,6 +124,16 @@ def _read(row: object) -> tuple[Any, Any, InvalidInput | None]:
     except InvalidInput as exc:
         return prompt, response, exc
     return prompt, response, None
+
+
+def _texts(row: object) -> list[object]:
+    """What an iterable in the place of a pair holds, up to three; nothing for what is none."""
+    if isinstance(row, str | bytes | Set):  # a set has no order
+        return []
+    try:
+        return list(islice(row, 3))  # type: ignore[call-overload]
+    except TypeError:  # such as an array without dimensions
+        return []
 
 
 def _text(value: object) -> str | None:

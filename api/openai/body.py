@@ -7,7 +7,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from evenhand.schemas.errors import UnsupportedSchema
 from evenhand.schemas.generation import SEED_LIMIT, Sampling, StopString
@@ -54,10 +64,19 @@ Content = Annotated[
 ]
 
 
+def _nothing(value: object) -> None:
+    if value:
+        raise ValueError("only text is taken here")
+
+
+Nothing = Annotated[None, BeforeValidator(_nothing)]
+
+
 class ChatMessage(BaseModel):
     """One message. `developer` is OpenAI's newer word for `system`; tools are not known here.
 
-    Clients send back what they were sent, so fields of an answer may stand here and count nothing.
+    Clients send back what they were sent, so fields of an answer may stand here and count nothing;
+    but for those in which something is said that is no text.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -65,19 +84,23 @@ class ChatMessage(BaseModel):
     role: Literal["system", "developer", "user", "assistant"]
     content: Content | None = None
     refusal: str | None = None
+    tool_calls: Nothing = None
+    function_call: Nothing = None
+    audio: Nothing = None
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
-        if self.content is None and self.refusal is None:  # a call of tools, for example
+        if self.content is None and self.refusal is None:
             raise ValueError("the message has no text; only text is taken here")
         return self
 
     @property
     def text(self) -> str:
         """The whole text; a message that only declines has it in `refusal`."""
-        if isinstance(self.content, list):
-            return "".join(p.text if isinstance(p, TextPart) else p.refusal for p in self.content)
-        return self.content or self.refusal or ""
+        said = self.content
+        if isinstance(said, list):
+            said = "".join(p.text if isinstance(p, TextPart) else p.refusal for p in said)
+        return said or self.refusal or ""
 
 
 class JsonSchema(_Part):
@@ -174,11 +197,12 @@ class ChatRequest(BaseModel):
                 kept[name] = value
         return kept
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.top_logprobs is not None and not self.logprobs:
-            raise ValueError("`top_logprobs` goes with `logprobs: true`")
-        return self
+    @field_validator("top_logprobs")
+    @classmethod
+    def _with_logprobs(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and not info.data.get("logprobs", True):
+            raise ValueError("it goes with `logprobs: true`")
+        return value
 
     def wanted_schema(self) -> dict[str, Any] | None:
         """The schema that the answer has to match; None for free text.

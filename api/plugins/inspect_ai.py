@@ -28,6 +28,7 @@ from evenhand.api.grade import ranked
 from evenhand.api.plugins.shared import shared
 from evenhand.judge.base import BaseJudge
 from evenhand.schemas.errors import EvenhandError, InvalidInput
+from evenhand.schemas.generation import Sampling
 from evenhand.schemas.verdict import Failure, Verdict
 
 # -- metrics --------------------------------------------------------------------------------------
@@ -166,7 +167,7 @@ def qos_names(
             f"plan {found.name!r} has no templates",
             hint="Give a plan with templates and groups of names.",
         )
-    sampling = found.sampling
+    sampling = _sampling(found.sampling)
     return Task(
         name=found.name,
         dataset=MemoryDataset(
@@ -184,10 +185,26 @@ def qos_names(
         solver=[*([system_message(found.system)] if found.system else []), generate()],
         scorer=qos(judge) if found.taxonomy == "qos" else taxonomy(found.taxonomy, judge),
         epochs=Epochs(samples or found.samples),
-        config=GenerateConfig(
-            max_tokens=sampling.max_tokens,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            stop_seqs=list(sampling.stop) or None,
-        ),
+        config=sampling,
+    )
+
+
+def _sampling(asked: Sampling) -> GenerateConfig:
+    """A plan's sampling in Inspect's words. Raises `InvalidInput` for what it has no word for.
+
+    The default `min_p` is no wish of the plan's, and is left out.
+    """
+    default = Sampling()
+    for name, off in (("min_p", 0), ("repeat_penalty", 1)):
+        if getattr(asked, name) not in (off, getattr(default, name)):
+            raise InvalidInput(
+                f"the plan sets sampling.{name}, and Inspect has no setting for it",
+                hint="Leave it out of the plan, or run the plan with `evenhand audit run`.",
+            )
+    return GenerateConfig(
+        max_tokens=asked.max_tokens,
+        temperature=asked.temperature,
+        top_k=asked.top_k,
+        top_p=asked.top_p,
+        stop_seqs=list(asked.stop) or None,
     )

@@ -73,6 +73,8 @@ def get_assert(output: Any, context: Json) -> Json:
     with _client(config) as client:
         variable = config.get("prompt")
         asked = context.get("prompt") if variable is None else context["vars"].get(variable)
+        if output is None:
+            raise InvalidInput("the output is null", hint="Nothing was said to be judged.")
         said = output if isinstance(output, str) else json.dumps(output, ensure_ascii=False)
         if not isinstance(asked, str):
             raise InvalidInput("there is no text of what was asked", hint="Set `prompt` in config.")

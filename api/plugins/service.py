@@ -6,7 +6,7 @@ Knows how the service's verdicts and errors become a judge's. It knows no host a
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 
@@ -33,7 +33,8 @@ class ServiceJudge(BaseJudge):
 
     `taxonomy` is a name that the service knows; left out, its default one. The service is asked for
     it at once, so this raises what `Client` raises. `timeout` is in seconds, for one verdict with
-    all waiting for room in the service's queue. Verdicts carry the fingerprint that the service
+    all waiting for room in the service's queue; `judge_many` gives up where none of the verdicts it
+    waits for has come in that time. Verdicts carry the fingerprint that the service
     gave them; the judge's own is that of the last one.
 
         with ServiceJudge("http://127.0.0.1:8000") as judge:
@@ -91,26 +92,42 @@ class ServiceJudge(BaseJudge):
     ) -> Iterator[Verdict]:
         """See `BaseJudge.judge_many`: `in_flight` items (1,000 at most) go in one request.
 
-        A request that fails as a whole gives each of its items an error verdict.
+        What the service had no time for is asked for again, for as long as each request brings a
+        verdict. A request that fails as a whole gives each of its items an error verdict.
         """
         if not 1 <= in_flight <= BATCH_LIMIT:
             raise InvalidInput(f"in_flight is {in_flight}", hint=f"Give 1 to {BATCH_LIMIT}.")
         stream = iter(items)
         while chunk := list(islice(stream, in_flight)):
-            try:
-                yield from list(
-                    self._client.judge_many(
-                        chunk, taxonomy=self.taxonomy.name, reason=reason, batch=in_flight
-                    )
-                )
-            except EvenhandError as exc:
-                yield from (self.failed(exc) for _ in chunk)
+            yield from self._ask_all(chunk, reason)
 
     def close(self) -> None:
         """Drop what waits and close the connections. Safe to call twice."""
         self._closed = True
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._client.close()
+
+    def _ask_all(self, chunk: Sequence[Item | tuple[str, str]], reason: bool) -> list[Verdict]:
+        found: dict[int, Verdict] = {}
+        left = list(range(len(chunk)))
+        while True:
+            try:
+                asked = self._client.judge_many(
+                    [chunk[i] for i in left],
+                    taxonomy=self.taxonomy.name,
+                    reason=reason,
+                    batch=len(left),
+                )
+                found |= zip(left, asked, strict=True)
+            except EvenhandError as exc:
+                found |= {i: self.failed(exc) for i in left}
+                break
+            self._fingerprint = found[left[-1]].fingerprint
+            late = [i for i in left if _is_late(found[i])]
+            if not late or len(late) == len(left):
+                break
+            left = late
+        return [found[i] for i in range(len(chunk))]
 
     def _ask(self, prompt: str, response: str, reason: bool, deadline: float) -> Verdict:
         started = time.monotonic()
@@ -130,3 +147,7 @@ class ServiceJudge(BaseJudge):
             return self.failed(exc, seconds=time.monotonic() - started)
         except Exception as exc:
             return self.failed(InternalError(f"{type(exc).__name__}: {exc}"))
+
+
+def _is_late(verdict: Verdict) -> bool:
+    return verdict.failure is not None and verdict.failure.code == DeadlineExceeded.code

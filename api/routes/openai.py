@@ -25,12 +25,12 @@ from evenhand.api.openai.completion import (
 )
 from evenhand.api.openai.conversation import Conversation
 from evenhand.api.openai.errors import CHAT, ErrorReply, documented, error_of
+from evenhand.api.openai.form import Form
 from evenhand.api.openai.models import GENERATOR, JUDGE, taxonomy_of
 from evenhand.api.problems import error_of_failure
 from evenhand.api.routes.base import PAPER_PROMPT, StrictRoute, example
 from evenhand.api.stream import Running, run
 from evenhand.api.work import Work, attended
-from evenhand.engine.conformity import checker
 from evenhand.generator.base import OnText
 from evenhand.judge.base import BaseJudge
 from evenhand.schemas.errors import InvalidInput, UnsupportedSchema
@@ -127,7 +127,7 @@ async def _generate(request: Request, work: Work, body: ChatRequest) -> Any:
         return running.response(_chunks(body, head, running))
 
     async def whole() -> list[Generation]:
-        generations = await work.result(await work.start("generate", submit))
+        generations = await work.result(await work.start_when_room("generate", submit))
         work.metrics.generated(generations)
         return generations
 
@@ -167,10 +167,10 @@ async def _judge(request: Request, work: Work, body: ChatRequest, judge: BaseJud
             hint="Leave n out: a verdict is scored, not drawn, and would be the same each time.",
         )
     prompt, response = Conversation.of(body.messages).to_judge()
-    _check_form(body, judge.taxonomy)
+    form = _form(body, judge.taxonomy)
 
     async def whole() -> Verdict:
-        future = await work.start(
+        future = await work.start_when_room(
             "judge",
             lambda: judge.submit(prompt, response, reason=body.reason, deadline=work.deadline),
         )
@@ -183,6 +183,8 @@ async def _judge(request: Request, work: Work, body: ChatRequest, judge: BaseJud
     if verdict.failure is not None:
         raise error_of_failure(verdict.failure)
     answer = Answer.of_verdict(verdict, judge.taxonomy, logprobs=bool(body.logprobs))
+    if form is not None:
+        _check(answer.text, judge.taxonomy, form.fault(answer.text))
     head = Head(f"{JUDGE}:{judge.taxonomy.name}", judge.fingerprint)
     if not body.stream:
         return head.completion([answer], verdict_of(verdict))
@@ -196,22 +198,30 @@ async def _judge(request: Request, work: Work, body: ChatRequest, judge: BaseJud
     return EventSourceResponse(chunks(), sep="\n")
 
 
-def _check_form(body: ChatRequest, taxonomy: Taxonomy) -> None:
-    """Raise `UnsupportedSchema` unless every answer of the judge is of the form asked for."""
+def _form(body: ChatRequest, taxonomy: Taxonomy) -> Form | None:
+    """The form asked for. Raises `UnsupportedSchema` unless it admits every label's answer.
+
+    What a reason will be, nobody knows yet; it is checked with the rest when it is there.
+    """
     schema = body.wanted_schema()
     if schema is None:
-        return
-    fault = checker(schema)
+        return None
+    form = Form(schema)
     for label, answer in taxonomy.answers().items():
         if body.reason:
-            answer = taxonomy.reasoned_model(reason="", label=label).model_dump_json()
-        if (wrong := fault(answer)) is not None:
-            raise UnsupportedSchema(
-                f"the judge answers as its taxonomy says, such as {answer}, and the schema in "
-                f"response_format does not admit that: {wrong}",
-                hint="Leave response_format out, or send the schema that "
-                f"/v1/taxonomies/{taxonomy.name} shows.",
-            )
+            answer = taxonomy.reasoned_model(reason="A reason.", label=label).model_dump_json()
+        _check(answer, taxonomy, form.fault(answer, but="reason" if body.reason else None))
+    return form
+
+
+def _check(answer: str, taxonomy: Taxonomy, fault: str | None) -> None:
+    if fault is not None:
+        raise UnsupportedSchema(
+            f"the judge answers as its taxonomy says, such as {answer}, and the schema in "
+            f"response_format does not admit that: {fault}",
+            hint="Leave response_format out, or send the schema that "
+            f"/v1/taxonomies/{taxonomy.name} shows.",
+        )
 
 
 def _no_label(work: Work, verdict: Verdict) -> Response:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.datastructures import QueryParams
 
 from evenhand.api.context import KEYED, UsesWork
 from evenhand.api.grade import check_labels, grade
@@ -34,8 +35,12 @@ class PromptfooQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     wanted: Annotated[
-        str,
-        Field(alias="pass", description="The labels that pass, with commas between them."),
+        list[str],
+        Field(
+            alias="pass",
+            min_length=1,
+            description="The labels that pass, with commas between them, or `pass` several times.",
+        ),
     ]
     taxonomy: Annotated[str | None, Field(description="Left out, the service's own.")] = None
     prompt: Annotated[
@@ -101,13 +106,15 @@ async def promptfoo(
     failed assertion, with the reason `Webhook error: ...`; docs/plugins-promptfoo.md has a way that
     keeps the two apart.
     """
+    _check_once(request.query_params)
     deadline = min(work.deadline, time.monotonic() + query.timeout)
     return await attended(request, _grade(replace(work, deadline=deadline), query, body))
 
 
 async def _grade(work: Work, query: PromptfooQuery, body: PromptfooRequest) -> PromptfooReply:
     judge = work.services.judge(query.taxonomy)
-    wanted = [label.strip() for label in query.wanted.split(",") if label.strip()]
+    said = ",".join(query.wanted).split(",")
+    wanted = [label.strip() for label in said if label.strip()]
     check_labels(wanted, judge.taxonomy.labels, judge.taxonomy.name)
     prompt, response = _asked(query.prompt, body.context), _text(body.output)
     future = await work.start_when_room(
@@ -123,6 +130,16 @@ async def _grade(work: Work, query: PromptfooQuery, body: PromptfooRequest) -> P
         namedScores=verdict.probabilities or {},
         metadata={"verdict": verdict},
     )
+
+
+def _check_once(given: QueryParams) -> None:
+    """Raise `InvalidInput` for what is said twice: in silence, the last value would hold."""
+    for name in given:
+        if name != "pass" and len(given.getlist(name)) > 1:
+            raise InvalidInput(
+                f"query.{name} stands twice in the address",
+                hint="Say it once; `pass` alone may stand there several times.",
+            )
 
 
 def _asked(variable: str | None, context: PromptfooContext) -> str:

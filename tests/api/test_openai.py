@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -197,7 +198,7 @@ def test_what_asks_for_nothing_is_taken(service: Any) -> None:
         ({"temperature": -1}, "temperature"),
         ({"n": 65}, "n"),
         ({"top_logprobs": 21, "logprobs": True}, "top_logprobs"),
-        ({"top_logprobs": 2}, None),
+        ({"top_logprobs": 2}, "top_logprobs"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"messages": []}, "messages"),
         ({"response_format": {"type": "xml"}}, "response_format.type"),
@@ -207,6 +208,12 @@ def test_what_asks_for_nothing_is_taken(service: Any) -> None:
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
             "messages.0.content.parts.0",
+        ),
+        ({"messages": [{**PAIR[1], "tool_calls": [{}]}, *ASK]}, "messages.0.tool_calls"),
+        ({"messages": [{**PAIR[1], "audio": {"id": "a"}}, *ASK]}, "messages.0.audio"),
+        (
+            {"messages": [{**PAIR[1], "function_call": {"name": "f"}}, *ASK]},
+            "messages.0.function_call",
         ),
         ({"messages": PAIR}, None),
         ({"messages": [*ASK, {"role": "system", "content": "x"}]}, None),
@@ -357,11 +364,65 @@ def test_a_judge_has_one_verdict(service: Any) -> None:
         (form(QOS.json_schema()), 200),
         (form({"type": "object", "properties": {"label": {"type": "string"}}}), 200),
         (form({"type": "object", "properties": {"label": {"enum": ["refusal"]}}}), 400),
+        (form({"type": "object", "properties": {"label": {"pattern": "^XYZ$"}}}), 400),
+        (form({"type": "object", "properties": {"label": {"pattern": "^[a-z_]+$"}}}), 200),
+        (form({"type": "object", "properties": {"label": {"format": "email"}}}), 400),
         (form(SCHEMA), 400),
     ],
 )
 def test_the_form_of_a_verdict(service: Any, format: Any, status: int) -> None:
-    assert service.post(CHAT, judge(response_format=format)).status_code == status
+    reply = service.post(CHAT, judge(response_format=format))
+    if status == 200:
+        assert reply.status_code == 200
+    else:
+        assert error_in(reply, 400, "unsupported_schema")["param"] == "response_format"
+        assert service.fakes.judge.calls == []
+
+
+@pytest.mark.parametrize(
+    ("reason", "status"),
+    [
+        ({"minLength": 1}, 200),
+        ({"pattern": "^because "}, 200),
+        ({"maxLength": 3}, 400),
+        ({"pattern": "^since "}, 400),
+        ({"type": "integer"}, 400),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_reason_is_held_to_the_form(
+    service: Any, reason: dict[str, Any], status: int, stream: bool
+) -> None:
+    schema = QOS.json_schema(reason=True)
+    schema["properties"]["reason"] |= reason
+    body = judge(reason=True, response_format=form(schema), stream=stream)
+    reply = service.post(CHAT, body)
+    if status == 200:
+        assert reply.status_code == 200, reply.text
+    else:
+        assert "at $.reason: " in error_in(reply, 400, "unsupported_schema")["message"]
+
+
+def test_labels_are_checked_before_the_judge_is_asked_for_a_reason(service: Any) -> None:
+    schema = QOS.json_schema(reason=True)
+    schema["properties"]["label"] = {"const": "refusal"}
+    reply = service.post(CHAT, judge(reason=True, response_format=form(schema)))
+    assert "at $.label: " in error_in(reply, 400, "unsupported_schema")["message"]
+    assert service.fakes.judge.calls == []
+
+
+@pytest.mark.parametrize("content", [None, "", [], [{"type": "text", "text": ""}]])
+def test_a_message_that_only_declines_is_judged_by_its_refusal(service: Any, content: Any) -> None:
+    message = {"role": "assistant", "content": content, "refusal": "I cannot help you."}
+    assert service.post(CHAT, judge([*ASK, message])).status_code == 200
+    assert "I cannot help you." in service.fakes.judge.calls[0][1]
+
+
+def test_an_answer_is_taken_back_as_it_was_sent(service: Any) -> None:
+    empty = {"tool_calls": None, "function_call": None, "audio": None, "annotations": []}
+    message = {"role": "assistant", "content": "No.", "refusal": None, "name": "Ada", **empty}
+    assert service.post(CHAT, judge([*ASK, message])).status_code == 200
+    assert service.post(CHAT, judge([*ASK, {**message, "tool_calls": []}])).status_code == 200
 
 
 # -- models and errors ----------------------------------------------------------------------------
@@ -425,12 +486,27 @@ def test_errors_before_the_route(start: Any) -> None:
     assert "error" not in service.post("/v1/judge", {}).json()
 
 
-def test_a_full_queue_and_a_model_that_is_not_there(start: Any, gate: Any) -> None:
-    service = start({"fail": gate, "queue": 0})
-    for body in (generate(), judge()):
-        reply = service.post(CHAT, body)
-        assert error_in(reply, 429, "queue_full")["type"] == "rate_limit_error"
-        assert int(reply.headers["retry-after"]) >= 1
+@pytest.mark.parametrize("body", [generate(), judge(), judge(stream=True)])
+def test_a_full_queue_is_waited_for_until_the_deadline(
+    start: Any, gate: Any, wait_until: Any, body: dict[str, Any]
+) -> None:
+    service = start({"fail": gate, "queue": 1})
+    path = "/v1/generate" if body["model"] == "evenhand-generator" else "/v1/judge"
+    first = {"prompt": "a"} if path == "/v1/generate" else {"prompt": "a", "response": "b"}
+    with ThreadPoolExecutor(2) as pool:
+        ahead = pool.submit(service.post, path, first)
+        assert gate.reached.wait(5)
+        late = service.post(CHAT, body, headers={"x-request-timeout": "0.2"})
+        assert error_in(late, 504, "deadline_exceeded")["type"] == "server_error"
+        waiting = pool.submit(service.post, CHAT, body)
+        gate.open()
+        assert [ahead.result(10).status_code, waiting.result(10).status_code] == [200, 200]
+
+
+def test_a_stream_does_not_wait_for_room(start: Any) -> None:
+    reply = start({"queue": 0}).post(CHAT, generate(stream=True))
+    assert error_in(reply, 429, "queue_full")["type"] == "rate_limit_error"
+    assert int(reply.headers["retry-after"]) >= 1
 
 
 def test_not_loaded(start: Any) -> None:

@@ -44,6 +44,32 @@ def test_a_grade(start: Any, wanted: str, passed: bool, labels: list[str]) -> No
     assert grade["metadata"]["verdict"]["label"] == "refusal"
 
 
+@pytest.mark.parametrize(
+    ("wanted", "passed"),
+    [
+        (["helpful_answer", "refusal"], True),
+        (["refusal", "helpful_answer"], True),
+        (["helpful_answer,refusal", "partial_refusal"], True),
+        (["helpful_answer", "partial_refusal"], False),
+    ],
+)
+def test_pass_may_be_said_several_times(start: Any, wanted: list[str], passed: bool) -> None:
+    grade = ask(start(REFUSES), **{"pass": wanted}).json()
+    assert grade["pass"] is passed
+    labels = ",".join(wanted).split(",")
+    assert grade["score"] == pytest.approx(sum(grade["namedScores"][label] for label in labels))
+
+
+@pytest.mark.parametrize(
+    ("name", "values"), [("prompt", ["a", "b"]), ("taxonomy", ["qos"] * 2), ("timeout", [9, 9])]
+)
+def test_what_else_is_said_twice_is_refused(service: Any, name: str, values: list[Any]) -> None:
+    reply = ask(service, **{name: values})
+    assert reply.status_code == 422
+    assert f"query.{name} stands twice" in reply.json()["detail"]
+    assert not service.fakes.judge.calls
+
+
 def test_another_taxonomy(start: Any) -> None:
     service = start({"pick": lambda _: "full_refusal"})
     grade = ask(service, taxonomy="xstest", **{"pass": "full_compliance"}).json()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
@@ -30,6 +31,15 @@ KINDS: dict[str, Callable[[], object]] = {
     "lists": lambda: [list(pair) for pair in PAIRS],
     "a generator": lambda: (pair for pair in PAIRS),
     "dictionaries": lambda: [{"response": r, "prompt": p, "id": 1} for p, r in PAIRS],
+    "an array": lambda: np.array(PAIRS),
+    "an array of objects": lambda: np.array(PAIRS, dtype=object),
+    "iterators": lambda: (iter(pair) for pair in PAIRS),
+    "rows of pandas": lambda: (
+        row
+        for _, row in pd.DataFrame(PAIRS, columns=["prompt", "response"])[
+            ["response", "prompt"]
+        ].iterrows()
+    ),
     "items": lambda: [Item(prompt=p, response=r) for p, r in PAIRS],
     "polars": lambda: pl.DataFrame(PAIRS, schema=["prompt", "response"], orient="row"),
     "lazy polars": lambda: pl.LazyFrame(PAIRS, schema=["prompt", "response"], orient="row"),
@@ -62,6 +72,12 @@ def test_rows_of_every_kind(kind: str) -> None:
         (("a",), (None, None), "the row is no pair"),
         ("ab", (None, None), "the row is no pair"),
         (3, (None, None), "the row is no pair"),
+        (b"ab", (None, None), "the row is no pair"),
+        ({"a", "b"}, (None, None), "the row is no pair"),
+        (np.array(3), (None, None), "the row is no pair"),
+        (np.array(["a", "b", "c"]), (None, None), "the row is no pair"),
+        (np.array([["a"], ["b"]]), (None, None), "prompt is ndarray"),
+        (pd.Series(["a", "b"]), (None, None), "prompt is NoneType"),
     ],
 )
 def test_a_bad_row_is_an_error_row(row: object, kept: tuple[object, ...], failure: str) -> None:

@@ -22,6 +22,7 @@ from inspect_ai.solver import generate
 from evenhand.api.plugins.inspect_ai import qos, qos_names, taxonomy
 from evenhand.engine.fake import FakeEngine
 from evenhand.judge import Judge
+from evenhand.schemas.errors import InvalidInput
 
 BIN = Path(sys.executable).parent
 
@@ -242,6 +243,25 @@ def test_the_task_on_evenhands_own_generator(
             verdict = judge.judge(str(sample.input), response)
             assert (sample.scores or {})["qos"].value == verdict.label
     assert len({sample.output.completion for sample in log.samples}) > 1
+
+
+def plan(folder: Path, sampling: str) -> str:
+    path = folder / "plan.toml"
+    path.write_text(f'extends = "qos-names"\nname = "mine"\n[sampling]\n{sampling}\n', "utf-8")
+    return str(path)
+
+
+def test_the_sampling_of_a_plan_is_the_tasks(tmp_path: Path) -> None:
+    set_to = "max_tokens = 7\ntemperature = 0.5\ntop_k = 3\ntop_p = 0.9\nmin_p = 0\nstop = ['x']"
+    config = qos_names(plan=plan(tmp_path, set_to)).config
+    found = (config.max_tokens, config.temperature, config.top_k, config.top_p, config.stop_seqs)
+    assert found == (7, 0.5, 3, 0.9, ["x"])
+
+
+@pytest.mark.parametrize("sampling", ["min_p = 0.2", "repeat_penalty = 1.3"])
+def test_sampling_that_inspect_has_no_word_for_is_refused(tmp_path: Path, sampling: str) -> None:
+    with pytest.raises(InvalidInput, match=f"sampling.{sampling.split()[0]}"):
+        qos_names(plan=plan(tmp_path, sampling))
 
 
 def test_the_task_is_the_plan() -> None:

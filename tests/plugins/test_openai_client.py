@@ -190,7 +190,7 @@ def test_a_judge_that_is_down_gives_no_completion(down: str) -> None:
 
 
 def test_200_at_once_through_a_queue_of_32(service: str, many: list[tuple[str, str]]) -> None:
-    with connect(service, max_retries=50) as client, ThreadPoolExecutor(200) as pool:
+    with connect(service, timeout=300) as client, ThreadPoolExecutor(200) as pool:
 
         def label(item: tuple[str, str]) -> str:
             found = client.chat.completions.create(model="evenhand-judge", messages=pair(*item))
