@@ -18,6 +18,4 @@ def card_of(judge: BaseJudge, data_dir: Path) -> Card:
 
     Raises `StoreError` for a folder of evidence that cannot be read.
     """
-    facts, evidence = facts_of(judge), Evidence(data_dir / "judges")
-    kept = [record for own in facts.fingerprints() for record in evidence.load(own)]
-    return make_card(facts, [*shipped(), *kept])
+    return make_card(facts_of(judge), [*shipped(), *Evidence(data_dir / "judges").all()])

@@ -58,7 +58,7 @@ def frame(table: pl.DataFrame, design: Design) -> pl.DataFrame:
     """
     for column, name in (("judge", design.judge), ("model", design.model)):
         if name is not None:
-            found = sorted(table[column].unique())
+            found = sorted(table[column].drop_nulls().unique())
             if name not in found:
                 raise InvalidInput(
                     f"no response is by the {column} {name!r}", hint=f"Use one of {found}."

@@ -261,10 +261,10 @@ def _difference(
 
 
 def _read(one: Comparison, corrected: Corrected, wide: Corrected, alpha: float) -> Reading:
-    if corrected.estimate is None or corrected.interval is None:
-        return "unknown"
     found = one.p.adjusted <= alpha
-    low, high = corrected.interval if found else wide.interval or (0.0, 0.0)
+    low, high = (corrected if found else wide).interval or (math.nan, math.nan)
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return "unknown"
     if low <= 0 <= high:
         return "lost" if found else "none"
     if not found:

@@ -1,13 +1,15 @@
 """Reads labels by people: which text of a file is which label, and whose.
 
 Knows rows, columns and how people write labels (`2_full_refusal`, `Full refusal`). What it has to
-guess it says in `read_as`, what it cannot read it counts in `excluded`. It does not know judges.
+guess it says in `read_as`; what it cannot read it counts, in `excluded` where a row is lost by it
+and in `partial` where the rest of the row is used. It does not know judges.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import tomllib
 from collections import Counter
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from evenhand.audit.datasets import open_rows
-from evenhand.audit.rows import Row
+from evenhand.audit.rows import Row, dumps, kind
 from evenhand.schemas.errors import DatasetError, InvalidInput, NotFound, TaxonomyError
 from evenhand.schemas.taxonomy import Category, Taxonomy
 from evenhand.schemas.text import clean
@@ -72,8 +74,11 @@ def collect(
     taxonomies beside the built-in ones, for the order of their labels. `label_map` says what a text
     stands for; beside it, labels match whatever their case, spaces, hyphens or leading number.
 
+    A row on which people disagree without a majority, or whose own label cannot be read while its
+    annotators' can, is kept with the label None.
+
     Raises `DatasetError` for a file without labels that can be read, `InvalidInput` for a column,
-    label or taxonomy that is named and not there.
+    label or taxonomy that is named and not there, and for a column of labels that holds none.
     """
     rows = list(rows)
     if not rows:
@@ -103,13 +108,16 @@ def collect(
         annotators = tuple(c for c in likely if _holds_labels(rows, c, reading))
         if annotators:
             read_as.append(f"{_some(annotators)}: labels of single annotators")
+    for column in (*(columns.annotators or ()), *columns.raters):
+        _check_labels(rows, column, reading)
     whose = "" if label is not None else f", by majority of {len(annotators)} annotators"
     read_as[:0] = [
         f"{_some(sources)}: labels of the taxonomy {reading.taxonomy.name}{whose}",
         *reading.sentences(texts),
     ]
-    model, group = _optional(columns, held, "model"), _optional(columns, held, "group")
-    unit = columns.unit or ("name" if group and "name" in held else columns.prompt)
+    model = columns.model or _found(rows, "model")
+    group = columns.group or _found(rows, "group")
+    unit = columns.unit or (_found(rows, "name") if group else None) or columns.prompt
     read_as += [f"{c}: the {what}" for c, what in ((model, "model"), (group, "group")) if c]
     read_as.append(f"{unit}: rows of one are not taken as independent")
     used = {columns.prompt, columns.response, *sources, *annotators, *columns.raters}
@@ -130,6 +138,7 @@ def collect(
                 "unit": unit,
             }
         ),
+        strict=columns.unit is not None,
         name=name,
         read_as=read_as,
     )
@@ -270,23 +279,61 @@ def _check_named(columns: GoldColumns, rows: Sequence[Row], held: Sequence[str])
             )
 
 
-def _optional(columns: GoldColumns, held: Sequence[str], name: str) -> str | None:
-    """The column that is named, or the one of that very name."""
-    named: str | None = getattr(columns, name)
-    return named or (name if name in held else None)
+def _check_labels(rows: Sequence[Row], column: str, reading: _Reading) -> None:
+    """Raise `InvalidInput` for a column of labels without a single one."""
+    texts = Counter(text for row in rows if (text := _text(row, column)) is not None)
+    if not reading.rows(texts):
+        held = _some(texts) if texts else "nothing"
+        raise InvalidInput(
+            f"{column!r} holds {held}: no labels of {reading.taxonomy.name} "
+            f"({', '.join(reading.taxonomy.labels)})",
+            hint="Map them with --label-map: RAW=LABEL, or leave the column out.",
+        )
 
 
-def _text(row: Row, column: str | None) -> str | None:
-    """A cell as text; None where there is nothing in it. Numbers are written as they are."""
-    if column is None:
-        return None
+def _found(rows: Sequence[Row], column: str) -> str | None:
+    """The column, where there is one and it holds keys."""
+    for row in rows:
+        try:
+            if _key(row, column) is not None:
+                return column
+        except DatasetError:
+            continue
+    return None
+
+
+def _key(row: Row, column: str) -> str | None:
+    """A cell that says to which model, group or unit a row belongs; None where it is empty.
+
+    Whole numbers lose their `.0`, which tables write where a column of them has a hole. Raises
+    `DatasetError` for what names nothing: a list, an object, a number that is not finite.
+    """
     try:
         value = row.get(column)
     except KeyError:
         return None
-    if isinstance(value, bool) or not isinstance(value, str | int):
+    if value is None:
         return None
-    return clean(str(value)).strip() or None
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and math.isfinite(value):
+        return str(int(value)) if value.is_integer() else repr(value)
+    if isinstance(value, str | int):
+        return clean(str(value)).strip() or None
+    held = "a number that is not finite" if isinstance(value, float) else kind(value)
+    raise DatasetError(
+        f"{column!r} holds {held}, which names nothing",
+        hint="Write a text or a number, or name another column.",
+    )
+
+
+def _text(row: Row, column: str) -> str | None:
+    """A cell with a label, as text; None where it is empty. What is no text stands as JSON."""
+    try:
+        return _key(row, column)
+    except DatasetError:
+        value = row.get(column)
+        return str(value) if isinstance(value, float) else dumps(value)
 
 
 def _some(names: Iterable[str]) -> str:
@@ -299,28 +346,45 @@ def _some(names: Iterable[str]) -> str:
 
 
 def _gather(
-    rows: Sequence[Row], reading: _Reading, columns: GoldColumns, *, name: str, read_as: list[str]
+    rows: Sequence[Row],
+    reading: _Reading,
+    columns: GoldColumns,
+    *,
+    strict: bool,
+    name: str,
+    read_as: list[str],
 ) -> Gold:
     kept: list[GoldRow] = []
-    places: dict[str, list[str]] = {}
+    used: list[Row] = []
+    lost: dict[str, list[str]] = {}
+    partial: dict[str, list[str]] = {}
     digest = hashlib.sha256()
     for row in rows:
-        made = _row(row, reading, columns)
-        if isinstance(made, str):
-            places.setdefault(made, []).append(row.where)
+        try:
+            made, gaps = _row(row, reading, columns, strict)
+        except DatasetError as exc:
+            reason = exc.message.removeprefix(row.where).removeprefix(":").strip()
+            lost.setdefault(reason, []).append(row.where)
             continue
         kept.append(made)
+        used.append(row)
+        for gap in gaps:
+            partial.setdefault(gap, []).append(row.where)
         digest.update(json.dumps([made.prompt, made.response, made.label]).encode())
-    excluded = tuple(
-        Unusable(reason=reason, rows=len(found), places=tuple(found[:PLACES]))
-        for reason, found in places.items()
-    )
-    if not kept:
-        first = excluded[0]
+    excluded = _told(lost)
+    if all(row.label is None for row in kept):
+        first = (*excluded, *_told(partial))[0]
         raise DatasetError(
             f"no row of {name!r} can be used: {first.reason} ({first.places[0]})",
             hint="Mend the rows, or name other columns.",
         )
+    for column in (*(columns.annotators or ()), *columns.raters):
+        texts = [(row.where, text) for row in used if (text := _text(row, column)) is not None]
+        wrong = [(where, text) for where, text in texts if reading.index(text) is None]
+        if wrong:
+            held = _some(dict.fromkeys(text for _, text in wrong))
+            reason = f"{column} holds what is no label of {reading.taxonomy.name}: {held}"
+            partial[reason] = [where for where, _ in wrong]
     return Gold(
         name=name,
         sha256=digest.hexdigest(),
@@ -330,47 +394,79 @@ def _gather(
         raters=columns.raters,
         unit=columns.unit or columns.prompt,
         excluded=excluded,
+        partial=_told(partial),
         read_as=tuple(read_as),
     )
 
 
-def _row(row: Row, reading: _Reading, columns: GoldColumns) -> GoldRow | str:
-    """The row, or why it cannot be used."""
-    if row.problem is not None:
-        return row.problem.message.removeprefix(row.where).removeprefix(":").strip()
-    try:
-        prompt, response = row.text_of(columns.prompt), row.text_of(columns.response)
-    except DatasetError as exc:
-        return exc.message.removeprefix(row.where).removeprefix(":").strip()
+def _told(places: Mapping[str, Sequence[str]]) -> tuple[Unusable, ...]:
+    return tuple(
+        Unusable(reason=reason, rows=len(found), places=tuple(found[:PLACES]))
+        for reason, found in places.items()
+    )
+
+
+def _row(
+    row: Row, reading: _Reading, columns: GoldColumns, strict: bool
+) -> tuple[GoldRow, list[str]]:
+    """The row, and what of it is not there. Raises `DatasetError` where it cannot be used.
+
+    A row without a unit cannot, where that is `strict`; else its prompt stands for the unit.
+    """
+    prompt, response = row.text_of(columns.prompt), row.text_of(columns.response)
+    gaps: list[str] = []
 
     def labels(names: Iterable[str]) -> tuple[int | None, ...]:
         texts = (_text(row, column) for column in names)
         return tuple(None if text is None else reading.index(text) for text in texts)
 
+    def key(column: str | None) -> str | None:
+        found = None if column is None else _key(row, column)
+        if column is not None and found is None:
+            gaps.append(f"{column} is empty")
+        return found
+
+    unit = prompt if columns.unit in (None, columns.prompt) else key(columns.unit)
+    if unit is None and strict:
+        raise _unusable(f"{columns.unit} is empty")
     annotators = labels(columns.annotators or ())
-    if columns.label is not None:
-        text = _text(row, columns.label)
-        if text is None:
-            return f"{columns.label} is empty, or holds no text"
-        label = reading.index(text)
-        if label is None:
-            return f"{_some([text])!r} is not a label of {reading.taxonomy.name}"
-    else:
-        votes = Counter(vote for vote in annotators if vote is not None).most_common(2)
-        if not votes:
-            return "no annotator gives a label"
-        if len(votes) == 2 and votes[0][1] == votes[1][1]:
-            return "annotators disagree, and no label has a majority"
-        label = votes[0][0]
-    unit = columns.unit or columns.prompt
-    return GoldRow(
+    label, why = _label(row, reading, columns, annotators)
+    if label is None:
+        if all(vote is None for vote in annotators):
+            raise _unusable(why)
+        gaps.append(why)
+    made = GoldRow(
         where=row.where,
         prompt=prompt,
         response=response,
         label=label,
-        unit=prompt if unit == columns.prompt else (_text(row, unit) or prompt),
-        model=_text(row, columns.model),
-        group=_text(row, columns.group),
+        unit=prompt if unit is None else unit,
+        model=key(columns.model),
+        group=key(columns.group),
         annotators=annotators,
         raters=labels(columns.raters),
     )
+    return made, gaps
+
+
+def _label(
+    row: Row, reading: _Reading, columns: GoldColumns, annotators: Sequence[int | None]
+) -> tuple[int | None, str]:
+    """The label that counts, or why there is none."""
+    if columns.label is not None:
+        text = _text(row, columns.label)
+        if text is None:
+            return None, f"{columns.label} is empty"
+        return reading.index(text), f"{_some([text])!r} is not a label of {reading.taxonomy.name}"
+    votes = Counter(vote for vote in annotators if vote is not None).most_common(2)
+    if not votes:
+        texts = [text for c in columns.annotators or () if (text := _text(row, c)) is not None]
+        said = f" of {reading.taxonomy.name}, but {_some(dict.fromkeys(texts))}" if texts else ""
+        return None, f"no annotator gives a label{said}"
+    if len(votes) == 2 and votes[0][1] == votes[1][1]:
+        return None, "annotators disagree, and no label has a majority"
+    return votes[0][0], ""
+
+
+def _unusable(reason: str) -> DatasetError:
+    return DatasetError(reason, hint="Mend the row, or name another column.")

@@ -31,17 +31,15 @@ def cards(store: Store, summary: Summary) -> dict[str, Card]:
     Made of what was kept beside the audits and what ships. A judge that was not opened yet has
     none. Raises `StoreError` for records that cannot be read.
     """
-    evidence = Evidence(store.folder / "judges")
+    records = [*shipped(), *Evidence(store.folder / "judges").all()]
     taxonomy = Taxonomy.load(summary.plan.taxonomy)
     found = {}
     for one in summary.judges:
         fingerprint = summary.fingerprints.get(f"judge {one.judge}")
         if fingerprint is None:
             continue
-        own = [*shipped(), *evidence.load(fingerprint)]
-        facts = recorded_facts(one.judge, fingerprint, taxonomy, own)
-        kept = [record for member in facts.fingerprints() for record in evidence.load(member)]
-        found[one.judge] = make_card(facts, [*shipped(), *kept])
+        facts = recorded_facts(one.judge, fingerprint, taxonomy, records)
+        found[one.judge] = make_card(facts, records)
     return found
 
 

@@ -55,7 +55,8 @@ def _agreement(document: Validation) -> Figure:
         ]
     )
     kinds = [kind for kind in _KINDS if kind in set(table["kind"])]
-    base = alt.Chart(table).encode(
+    drawn = table.with_columns(pl.col("low", "high").fill_nan(pl.col("kappa")))
+    base = alt.Chart(drawn).encode(
         y=alt.Y("rater:N", sort=None, title=None, axis=alt.Axis(labelLimit=260)),
         color=alt.Color(
             "kind:N",
@@ -63,7 +64,7 @@ def _agreement(document: Validation) -> Figure:
             legend=alt.Legend(title=None, orient="bottom"),
         ),
     )
-    low = min(0.0, *table["low"].fill_nan(None).drop_nulls())
+    low = min([0.0, *drawn["low"].fill_nan(None).drop_nulls()])
     scale = alt.Scale(domain=[low, 1.0])
     rules = base.mark_rule(strokeWidth=2).encode(
         x=alt.X("low:Q", title="kappa with people's labels", scale=scale), x2="high:Q"
@@ -264,8 +265,9 @@ def _selection(selection: Selection) -> Figure:
         slug="risk-coverage",
         title="What abstaining would bring",
         caption="The judge's errors where it judges only what it is most sure of." + said,
-        alt=f"Risk-coverage curve. Of all, {100 * last['risk']:.1f}% are judged wrong; averaged "
-        f"over all coverages, {100 * selection.area:.1f}%.",
+        alt=f"Risk-coverage curve. {100 * last['coverage']:.1f}% have a verdict, of which "
+        f"{100 * last['risk']:.1f}% are wrong; averaged over coverages, "
+        f"{100 * selection.area:.1f}%.",
         svg=_svg(alt.layer(*layers).properties(width=_WIDTH, height=240)),
         table=table,
     )

@@ -226,15 +226,23 @@ def several_classes(errors: Floats, rates: Sequence[float], labels: int) -> Draw
     return draw
 
 
-def alike_rows(rate: float, labels: int) -> Draw:
-    """Two groups of 8 names x 28 templates x 3 samples: names, templates and cells vary at random.
+# The log odds of the judge's errors, which vary between names.
+MISSES, ALARMS = (Population(0.5, 0.0, 0.0).log_odds(share) for share in (0.15, 0.05))
+Keys = npt.NDArray[np.int64]
 
-    The judge misses 15% and raises 5% false alarms, each of which varies between names too. Where
-    the sample is stratified, half of it is drawn from what the judge says yes to.
+
+def alike_groups(
+    rate: float, templates: int = 28, *, apart: bool = False
+) -> tuple[Callable[[np.random.Generator], tuple[Floats, Floats]], list[list[Keys]]]:
+    """Two groups of 8 names x `templates`, 672 rows each.
+
+    Names, templates and cells vary at random. Templates are shared by the groups; where `apart`,
+    they move either group by itself. The judge misses 15% and raises 5% false alarms, each of which
+    varies between names too. Gives what draws truth and verdicts, (2, rows), and the names and
+    templates of either group.
     """
-    names, templates, samples = 8, 28, 3
+    names, samples = 8, ROWS // (8 * templates)
     population = Population()
-    misses, alarms = (Population(0.5, 0.0, 0.0).log_odds(share) for share in (0.15, 0.05))
     at = population.log_odds(rate)
     shape = (2, names, templates, samples)
     keys = [
@@ -242,26 +250,38 @@ def alike_rows(rate: float, labels: int) -> Draw:
         for n, to in ((2 * names, (2, names, 1, 1)), (templates, (1, 1, templates, 1)))
     ]
 
-    def draw(rng: np.random.Generator) -> Intervals:
+    def draw(rng: np.random.Generator) -> tuple[Floats, Floats]:
         effects = (
             rng.normal(0, population.name, (2, names, 1, 1))
-            + rng.normal(0, population.template, (1, 1, templates, 1))
+            + rng.normal(0, population.template, (2 if apart else 1, 1, templates, 1))
             + rng.normal(0, population.cell, (2, names, templates, 1))
         )
         truth = (rng.random(shape) < special.expit(at + effects)).astype(np.float64)
         wrong = special.expit(
-            np.where(truth > 0, misses, alarms) + rng.normal(0, 0.5, (2, names, 1, 1))
+            np.where(truth > 0, MISSES, ALARMS) + rng.normal(0, 0.5, (2, names, 1, 1))
         )
         said = np.where(rng.random(shape) < wrong, 1 - truth, truth).reshape(2, -1)
-        truth = truth.reshape(2, -1)
+        return truth.reshape(2, -1), said
+
+    return draw, [[key[g] for key in keys] for g in (0, 1)]
+
+
+def alike_rows(rate: float, labels: int) -> Draw:
+    """Two groups of `alike_groups`, 28 templates x 3 samples.
+
+    Where the sample is stratified, half of it is drawn from what the judge says yes to.
+    """
+    groups, ways = alike_groups(rate)
+
+    def draw(rng: np.random.Generator) -> Intervals:
+        truth, said = groups(rng)
         human = [hidden(t, labels, rng) for t in truth]
-        ways = [[key[g] for key in keys] for g in (0, 1)]
         sides = [Audited(h, s, clusters=w) for h, s, w in zip(human, said, ways, strict=True)]
         plain = [Audited(h, s) for h, s in zip(human, said, strict=True)]
         picked, weights = stratified(truth[0], said[0], labels, rng)
         # Calibrated on rows of other names and templates, so that these are independent.
         set_at = special.expit(
-            np.stack([np.full(labels, misses), np.full(labels, alarms)])
+            np.stack([np.full(labels, MISSES), np.full(labels, ALARMS)])
             + rng.normal(0, 0.5, (2, labels))
         )
         hits = (rng.random((2, labels)) > set_at).sum(1)
@@ -279,6 +299,48 @@ def alike_rows(rate: float, labels: int) -> Draw:
                 rogan_gladen(yes, ROWS, accuracy, design_effect=effect),
                 rate,
             ),
+        }
+
+    return draw
+
+
+def shared_templates(rate: float, labels: int, templates: int) -> Draw:
+    """The difference of two groups that share few templates (`alike_groups`)."""
+    kinds = {
+        title: alike_groups(rate, templates, apart=apart)
+        for title, apart in (("alike in both groups", False), ("apart in each", True))
+    }
+
+    def draw(rng: np.random.Generator) -> Intervals:
+        found: dict[str, tuple[Corrected, float]] = {}
+        for title, (groups, ways) in kinds.items():
+            truth, said = groups(rng)
+            sides = [
+                Audited(hidden(t, labels, rng), s, clusters=w)
+                for t, s, w in zip(truth, said, ways, strict=True)
+            ]
+            found[title] = (ppi_difference(*sides), 0.0)
+        return found
+
+    return draw
+
+
+def repeated_prompts(rate: float, labels: int, each: int) -> Draw:
+    """A calibration set of `labels` rows, half positive, with `each` rows of a prompt.
+
+    The judge's sensitivity and specificity vary between prompts, around 0.8 and 0.9 (beta).
+    """
+    prompts = labels // each
+    keys = np.repeat(np.arange(prompts), each)
+    gold = keys % 2 == 0
+
+    def draw(rng: np.random.Generator) -> Intervals:
+        right = np.where(gold, rng.beta(4, 1, prompts)[keys], rng.beta(9, 1, prompts)[keys])
+        said = np.where(rng.random(labels) < right, gold, ~gold)
+        yes = float(rng.binomial(ROWS, 0.8 * rate + 0.1 * (1 - rate)))
+        return {
+            "rows independent": (rogan_gladen(yes, ROWS, Accuracy.of(gold, said)), rate),
+            "with clusters": (rogan_gladen(yes, ROWS, Accuracy.of(gold, said, [keys])), rate),
         }
 
     return draw
@@ -394,6 +456,32 @@ def print_clusters(run: Run) -> None:
             print(line([*cells, *(worst([found[m]]) for m in titles)]), flush=True)
 
 
+def print_prompts(run: Run) -> None:
+    """Calibration sets with several rows of a prompt."""
+    titles: list[str] = []
+    for rate in (0.05, 0.3):
+        for labels, each in ((200, 1), (200, 5), (200, 10), (400, 10), (400, 20), (1_000, 20)):
+            found = run(repeated_prompts(rate, labels, each), 500)
+            if not titles:
+                titles = list(found)
+                head("rate", "labels", "rows a prompt", *titles)
+            cells = [f"{100 * rate:.0f}%", f"{labels:,}", str(each)]
+            print(line([*cells, *(worst([found[m]]) for m in titles)]), flush=True)
+
+
+def print_templates(run: Run) -> None:
+    """The difference of two groups that share few templates."""
+    titles: list[str] = []
+    for rate in (0.05, 0.2, 0.5):
+        for templates in (2, 3, 4, 7):
+            found = run(shared_templates(rate, 200, templates), 400)
+            if not titles:
+                titles = list(found)
+                head("rate", "templates", *titles)
+            cells = [f"{100 * rate:.0f}%", str(templates)]
+            print(line([*cells, *(worst([found[m]]) for m in titles)]), flush=True)
+
+
 def print_budget(run: Run) -> None:
     """The width asked for beside the mean width that the answer brings."""
     head(
@@ -434,6 +522,8 @@ TABLES: dict[str, tuple[Callable[[Run], None], int]] = {
     "differential": (print_differential, len(DIFFERENT) * 5),
     "classes": (print_classes, len(SEVERAL) * 4),
     "clusters": (print_clusters, CELLS),
+    "templates": (print_templates, 12),
+    "prompts": (print_prompts, 12),
     "budget": (print_budget, 36),
     "judges": (partial(print_rates, every=True), CELLS * len(JUDGES)),
 }

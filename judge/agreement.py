@@ -146,7 +146,7 @@ def reliability(probabilities: npt.ArrayLike, gold: npt.ArrayLike, bins: int = 1
     """
     p, g = _predictions(probabilities, gold)
     confidence, right = p.max(1), p.argmax(1) == g
-    where = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    where = _bins(confidence, bins)
     rows, sure, hits = (
         np.bincount(where, weights, bins) for weights in (None, confidence, right.astype(float))
     )
@@ -159,10 +159,20 @@ def reliability(probabilities: npt.ArrayLike, gold: npt.ArrayLike, bins: int = 1
 def expected_calibration_error(
     probabilities: npt.ArrayLike, gold: npt.ArrayLike, bins: int = 15
 ) -> float:
-    """ECE of the best label: the mean gap of the bins of `reliability`, weighted by their rows."""
+    """ECE of the best label: the mean gap of the bins of `reliability`, weighted by their rows.
+
+    Too high on average, since chance opens a gap in a bin whatever the truth is; the fewer rows,
+    the more.
+    """
     found = reliability(probabilities, gold, bins)
     gaps = sum(b.rows * abs(b.confidence - b.accuracy) for b in found)
     return gaps / sum(b.rows for b in found) if found else float("nan")
+
+
+def _bins(confidence: Floats, bins: int) -> Indices:
+    """The bin of each row: an edge belongs to the one below it."""
+    found: Indices = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    return found
 
 
 def _predictions(probabilities: npt.ArrayLike, gold: npt.ArrayLike) -> tuple[Floats, Indices]:
@@ -259,6 +269,51 @@ def share(
     return Estimate(value, low, high)
 
 
+def calibration_error(
+    probabilities: npt.ArrayLike,
+    gold: npt.ArrayLike,
+    clusters: Sequence[Hashable],
+    bins: int = 15,
+    *,
+    level: float = 0.95,
+    draws: int = 1_000,
+    seed: int = 0,
+) -> Estimate:
+    """`expected_calibration_error` with an interval that allows for its bias.
+
+    The ECE is the length (the sum of absolute values) of a mean: of each row's confidence less 1
+    where right, 0 where wrong, in its bin's place. Its resamples are longer again, so their
+    percentiles can miss the truth altogether. The ends rest on two inequalities instead. The
+    population's length is off by no more than the length of the mean's own error (triangle
+    inequality), whose quantile bounds it from below; and it is at most what estimates are on
+    average (Jensen), so that their spread alone bounds it from above. It is rather too wide than
+    too narrow. Where all are right, or none, it is widened by the `share` of others that there may
+    be. NaN ends for fewer than two clusters.
+    """
+    p, g = _predictions(probabilities, gold)
+    cluster = codes(clusters)
+    if len(cluster) != len(p):
+        raise ValueError(f"{len(p)} rows and {len(cluster)} clusters")
+    value, sizes = expected_calibration_error(p, g, bins), np.bincount(cluster)
+    if len(sizes) < 2:
+        return Estimate(value, math.nan, math.nan)
+    confidence, right = p.max(1), p.argmax(1) == g
+    gaps = np.zeros((len(sizes), bins))
+    np.add.at(gaps, (cluster, _bins(confidence, bins)), confidence - right)
+    times = (
+        np.bincount(drawn, minlength=len(sizes)) for drawn in _resamples(len(sizes), draws, seed)
+    )
+    mean, means = gaps.sum(0) / len(p), np.array([t @ gaps / (t @ sizes) for t in times])
+    lengths, errors = np.abs(means).sum(1), np.abs(means - mean).sum(1)
+    tail = _tail(len(sizes), level)
+    low = value - float(np.quantile(errors, 1 - tail))
+    high = value + float(np.quantile(lengths, 1 - tail) - lengths.mean())
+    if right.all() or not right.any():  # of the other kind resamples know nothing
+        hits = share(right, clusters, level=level)
+        low, high = low - (hits.high - hits.low), high + (hits.high - hits.low)
+    return Estimate(value, max(low, 0.0), min(high, 1.0))
+
+
 def _resamples(clusters: int, draws: int, seed: int) -> Iterator[Indices]:
     """Which clusters each resample holds: as many as there are, with replacement."""
     rng = np.random.default_rng(seed)
@@ -266,15 +321,20 @@ def _resamples(clusters: int, draws: int, seed: int) -> Iterator[Indices]:
 
 
 def _percentiles(values: Floats, clusters: int, level: float) -> Floats:
-    """Both ends, (2, k), of draws (draws, k).
-
-    Resampling n clusters understates the variance by (n - 1) / n, and percentiles take it for
-    known: both are made good as if the figure were normal.
-    """
-    reach = stats.t.ppf((1 + level) / 2, clusters - 1) * math.sqrt(clusters / (clusters - 1))
-    tail = float(stats.norm.sf(reach))
+    """Both ends, (2, k), of draws (draws, k)."""
+    tail = _tail(clusters, level)
     ends = np.full((2, values.shape[1]), math.nan)
     known = ~np.isnan(values).all(0)
     if known.any():
         ends[:, known] = np.nanquantile(values[:, known], [tail, 1 - tail], axis=0)
     return ends
+
+
+def _tail(clusters: int, level: float) -> float:
+    """The share of draws that lies beyond either end.
+
+    Resampling n clusters understates the variance by (n - 1) / n, and percentiles take it for
+    known: both are made good as if the figure were normal.
+    """
+    reach = stats.t.ppf((1 + level) / 2, clusters - 1) * math.sqrt(clusters / (clusters - 1))
+    return float(stats.norm.sf(reach))

@@ -50,7 +50,7 @@ class AlternativeTest:
     """The judge passes when it wins against at least half of the annotators.
 
     `winning_rate` is the share it wins against, `advantage` the mean of `judge_advantage`, for the
-    comparison of judges. `notes` say what limits the answer.
+    comparison of judges. `test` is the one that was used, `notes` say what limits the answer.
     """
 
     opponents: tuple[Opponent, ...]
@@ -70,7 +70,7 @@ def alternative_annotator_test(
     alpha: float = 0.05,
     *,
     clusters: Sequence[Hashable] | None = None,
-    test: Test = "t",
+    test: Test | None = None,
 ) -> AlternativeTest:
     """Test the judge against each annotator in turn, with the other annotators as the reference.
 
@@ -82,9 +82,11 @@ def alternative_annotator_test(
     The paper tests over rows. Rows that share a prompt would make that too sure: with `clusters`
     (one key a row) differences are averaged within each before the test, and the advantages are
     means over clusters too. `test` is the one-sided t-test of the paper, or the signed-rank test
-    (Wilcoxon 1945) that its authors turn to below 30 units. Differences are mostly ties, hence
-    skewed, and the t-test is somewhat too sure of them: at the margin, with 100 rows and epsilon
-    0.2, a judge wins 8 times of 100, not 5.
+    (Wilcoxon 1945) that its authors turn to below 30 units; left out, it is the latter where an
+    annotator has fewer than 30. Differences are mostly ties, hence skewed, and the t-test is
+    somewhat too sure of them: at the margin, with 100 rows and epsilon 0.2, a judge wins 8 times of
+    100, not 5. Signed ranks are far surer yet (with 14 rows 40 times of 100), so their p is here
+    never below that of the exact binomial test of how many units the judge loses, which is not.
 
     Raises `InvalidInput` for fewer than two annotators, and notes that the paper asks for three.
     """
@@ -99,7 +101,10 @@ def alternative_annotator_test(
             hint="Have more people label the same rows; three is what the test's authors ask for.",
         )
     unit = codes(clusters) if clusters is not None else np.arange(len(f))
-    compared = [_compare(j, h, f, unit, epsilon, test) for j in range(len(h))]
+    found = [_differences(j, h, f, unit) for j in range(len(h))]
+    fewest = min((len(units) for _, units, _ in found if len(units) > 1), default=0)
+    test = test or ("wilcoxon" if fewest < FEW else "t")
+    compared = [_compare(j, *one, epsilon, test) for j, one in enumerate(found)]
     raw = np.array([one.p for one in compared])
     adjusted, tested = np.full(len(raw), math.nan), ~np.isnan(raw)
     if tested.any():
@@ -122,10 +127,10 @@ def alternative_annotator_test(
     )
 
 
-def _compare(
-    j: int, humans: Indices, judge: Indices, unit: Indices, epsilon: float, test: Test
-) -> Opponent:
-    """Annotator `j` against the judge, not yet adjusted for the others."""
+def _differences(
+    j: int, humans: Indices, judge: Indices, unit: Indices
+) -> tuple[int, Floats, Floats]:
+    """Rows that compare annotator `j` with the judge; for each unit the shares that either wins."""
     others = np.delete(humans, j, axis=0)
     there = (humans[j] >= 0) & (judge >= 0) & (others >= 0).any(0)
     # Both are compared with the same people: how many agree orders them as the share would.
@@ -135,30 +140,44 @@ def _compare(
     sizes = np.bincount(of)
     wins = np.bincount(of, with_judge >= with_annotator) / sizes
     losses = np.bincount(of, with_annotator >= with_judge) / sizes
+    return int(there.sum()), wins, losses
+
+
+def _compare(
+    j: int, rows: int, wins: Floats, losses: Floats, epsilon: float, test: Test
+) -> Opponent:
+    """Annotator `j` against the judge, not yet adjusted for the others."""
     return Opponent(
         annotator=j,
-        rows=int(there.sum()),
-        units=len(sizes),
-        judge_advantage=float(wins.mean()) if len(sizes) else math.nan,
-        annotator_advantage=float(losses.mean()) if len(sizes) else math.nan,
-        p=_p(losses - wins - epsilon, test),
+        rows=rows,
+        units=len(wins),
+        judge_advantage=float(wins.mean()) if len(wins) else math.nan,
+        annotator_advantage=float(losses.mean()) if len(wins) else math.nan,
+        p=_p(losses - wins, epsilon, test),
         adjusted=math.nan,
         won=False,
     )
 
 
-def _p(differences: Floats, test: Test) -> float:
-    """One-sided, that the differences are below 0; NaN for fewer than two."""
-    if len(differences) < 2:
+def _p(differences: Floats, epsilon: float, test: Test) -> float:
+    """One-sided, that the differences are below epsilon; NaN for fewer than two."""
+    n = len(differences)
+    if n < 2:
         return math.nan
-    if np.ptp(differences) < 1e-12:
-        if test == "t":  # the limit as their variance vanishes
-            return 0.0 if differences[0] < 0 else 1.0
-        if differences[0] == 0:  # no ranks to sign
-            return 1.0
+    shifted = np.round(differences - epsilon, 12)  # ranks must not tell rounding apart
     if test == "t":
-        return float(stats.ttest_1samp(differences, 0.0, alternative="less").pvalue)
-    return float(stats.wilcoxon(differences, alternative="less").pvalue)
+        if np.ptp(shifted) > 0:
+            return float(stats.ttest_1samp(shifted, 0.0, alternative="less").pvalue)
+        # Without variance there is no t. A difference is 1 at most: with a mean of epsilon, one is
+        # no more than `same` with this chance at most (Markov's inequality), and all to the n-th.
+        same = float(differences[0])
+        return ((1 - epsilon) / (1 - same)) ** n if shifted[0] < 0 else 1.0
+    if not shifted.any():  # no ranks to sign
+        return 1.0
+    # Signed ranks are of a median: ties, which are most rows, outvote rare losses. But with a mean
+    # of epsilon or more, losses are as frequent as epsilon at least, and their count is binomial.
+    count = stats.binom.cdf(int((differences > 0).sum()), n, epsilon)
+    return float(max(stats.wilcoxon(shifted, alternative="less").pvalue, count))
 
 
 def _notes(opponents: Sequence[Opponent], test: Test, unjudged: int) -> Iterator[str]:
@@ -167,11 +186,16 @@ def _notes(opponents: Sequence[Opponent], test: Test, unjudged: int) -> Iterator
             "There are two annotators. The test asks for three: with two, each is measured by "
             "agreement with the other alone, and there is no consensus to come close to."
         )
-    fewest = min(one.units for one in opponents)
+    fewest = min((one.units for one in opponents if not math.isnan(one.p)), default=FEW)
     if fewest < FEW and test == "t":
         yield (
-            f"An annotator has only {fewest} independent rows. Below {FEW} the t-test is not to be "
-            "trusted; use the Wilcoxon signed-rank test, or have more rows labelled."
+            f"An annotator has only {fewest} independent units. Below {FEW} the t-test is not to "
+            "be trusted: leave the choice of the test out, or have more rows labelled."
+        )
+    elif fewest < FEW:
+        yield (
+            f"An annotator has only {fewest} independent units, fewer than {FEW}: the alternative "
+            "annotator test is by signed ranks (Wilcoxon) and a count of losses, not by a t-test."
         )
     untested = [str(one.annotator) for one in opponents if math.isnan(one.p)]
     if untested:

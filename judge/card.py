@@ -585,6 +585,21 @@ def _agreement(record: Record) -> Entry:
                 rows=errors,
             )
         )
+    panel = document.get("panel")  # which older records do not have
+    if panel is not None:
+        known = panel["effective"]
+        number = "an unknown number of" if known is None else f"{known:.1f}"
+        tables.append(
+            Table(
+                caption=f"The members of the panel, two by two; by the correlation of their errors "
+                f"they are {number} independent judges",
+                columns=("", "", "Rows", "Kappa", "Accuracy"),
+                rows=tuple(
+                    (p["one"], p["other"], p["rows"], _figure(p["kappa"]), _figure(p["accuracy"]))
+                    for p in panel["pairs"]
+                ),
+            )
+        )
     if document["reliability"] is not None:
         scores = document["reliability"]["scores"]
         tables.append(

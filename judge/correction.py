@@ -53,7 +53,8 @@ class Corrected(BaseModel):
 
     `status` is `corrected` where judge error was corrected for. `estimate` and `interval` are both
     None where they are not identified; the status is `uncorrected` then and `reason` says why.
-    `labels` is the number of human labels that it rests on.
+    `labels` is the number of human labels that it rests on; those of a calibration set with
+    clusters are as many as they are worth.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -116,8 +117,8 @@ def _normal(level: float) -> float:
 class Accuracy:
     """A judge's hits among the rows of a calibration set that are, and are not, of a class.
 
-    Counts need not be whole: where rows of the set resemble each other, divide all four by the
-    design effect.
+    Counts need not be whole: where rows of the set resemble each other they are those of as many
+    independent rows as these are worth, which `of` works out.
     """
 
     true_positives: float
@@ -136,14 +137,46 @@ class Accuracy:
                 )
 
     @classmethod
-    def of(cls, gold: npt.ArrayLike, said: npt.ArrayLike) -> Accuracy:
-        """From true classes and a judge's, (rows,) of booleans each."""
+    def of(
+        cls,
+        gold: npt.ArrayLike,
+        said: npt.ArrayLike,
+        clusters: Sequence[npt.ArrayLike] = (),
+        *,
+        level: float = 0.95,
+    ) -> Accuracy:
+        """From true classes and a judge's, (rows,) of booleans each.
+
+        `clusters` as in `Audited`, say the prompts of the set: counts of either class are divided
+        by the `design_effect` of the hits in it (Rao & Scott 1992), at the interval's `level`.
+        Where all are hits or none, how clusters vary is not seen, and a cluster counts as a row.
+        """
         g, s = np.asarray(gold, bool), np.asarray(said, bool)
-        if g.shape != s.shape:
+        keys = [np.asarray(key) for key in clusters]
+        if any(x.shape != g.shape for x in (s, *keys)):
             raise InvalidInput(
-                f"{g.size} gold labels and {s.size} judged ones", hint="Give each row both."
+                f"{g.size} gold labels, {s.size} judged ones and clusters of "
+                f"{[key.size for key in keys]} rows",
+                hint="Give each row all of them.",
             )
-        return cls(int((g & s).sum()), int(g.sum()), int((~g & ~s).sum()), int((~g).sum()))
+        counts: list[float] = []
+        for rows, hits in ((g, s[g]), (~g, ~s[~g])):
+            effect = _effect_of_hits(hits, [key[rows] for key in keys], level) if keys else 1
+            counts += [int(hits.sum()) / effect, len(hits) / effect]
+        return cls(*counts)
+
+
+def _effect_of_hits(
+    hits: Bools, clusters: Sequence[npt.NDArray[np.generic]], level: float
+) -> float:
+    """Their design effect; where they do not vary, that of clusters whose rows are copies."""
+    if not len(hits):
+        return 1.0
+    effect = design_effect(hits, clusters, level=level)
+    if hits.all() or not hits.any():
+        sizes = (np.unique(key, return_counts=True)[1] for key in clusters)
+        effect *= max(float((size**2).sum()) / len(hits) for size in sizes)
+    return max(effect, 1.0)
 
 
 def _check_counts(positives: float, rows: float, design_effect: float) -> None:
@@ -197,8 +230,8 @@ def rogan_gladen(
             ROGAN_GLADEN,
             level,
             labels,
-            f"the calibration set has {accuracy.positives:g} rows of the class and "
-            f"{accuracy.negatives:g} others, and fewer than {LEAST} say nothing of a judge",
+            f"the calibration set is worth {accuracy.positives:.3g} independent rows of the class "
+            f"and {accuracy.negatives:.3g} others, and fewer than {LEAST} say nothing of a judge",
         )
     # One hit and one miss more of each kind, as Agresti & Coull (1998) do for one proportion.
     with_class, others = accuracy.positives + 2, accuracy.negatives + 2
@@ -246,7 +279,8 @@ def confusion_inverse(
     the calibration set, rows true and columns said. The estimate is the distribution on the simplex
     whose image under the judge's errors is nearest to what it said, which is the inverse wherever
     that is a distribution. Intervals: the delta method, with the additions of `rogan_gladen` spread
-    over the classes; `design_effect` as there, the largest over the classes. Not identified where a
+    over the classes; `design_effect` as there, the largest over the classes. Where rows of the set
+    resemble each other, divide each row of `confusion` by its own, likewise. Not identified where a
     class has fewer than five labelled rows, where the data do not show that the determinant of the
     error rates (for two classes sensitivity + specificity - 1) exceeds 0, or where what the judge
     said is out of reach. Raises `InvalidInput`.
@@ -466,7 +500,9 @@ def ppi_difference(
 ) -> Corrected:
     """The rate of `one` less that of `other`: as `ppi_rate`.
 
-    What both have in common cancels: rows of one template, say, where both name it alike.
+    What both have in common cancels: rows of one template, say, where both name it alike. If both
+    sides have the same clusters, they are compared in pairs, with a degree of freedom less than
+    there are clusters; else with one less for each side.
     """
     return _ppi([_Rows.of(one), _Rows.of(other)], [1.0, -1.0], level, adjusted)
 
@@ -489,14 +525,16 @@ def _ppi(sides: list[_Rows], signs: list[float], level: float, adjusted: bool) -
     plain = [_plain(side) for side in sides]
     used = [_adjusted(side) for side in sides] if adjusted else plain
     keys = [np.concatenate(way) for way in zip(*(side.keys for side in sides), strict=True)]
+    side_of = np.repeat(np.arange(len(sides)), [len(side.said) for side in sides])
+    labelled = np.concatenate([side.labelled for side in sides])
     freedom = math.inf
-    for way in zip(*(side.keys for side in sides), strict=True):
-        in_side = [np.unique(key[side.labelled]) for key, side in zip(way, sides, strict=True)]
+    for key in keys:
+        in_side = _by_side(key[labelled], side_of[labelled])
         if min(len(found) for found in in_side) < 2:
             return _missing(method, level, labels, ONE_CLUSTER)
-        freedom = min(freedom, len(np.unique(np.concatenate(in_side))) - len(sides))
+        freedom = min(freedom, len(set().union(*in_side)) - _means(in_side))
     scores = np.concatenate([s * fit.scores for s, fit in zip(signs, used, strict=True)])
-    variance = _variance(scores, keys, len(sides)) + sum(fit.more for fit in used)
+    variance = _variance(scores, keys, side_of) + sum(fit.more for fit in used)
     reach = float(stats.t.ppf((1 + level) / 2, freedom)) if keys else z
     middle = sum(s * fit.estimate for s, fit in zip(signs, used, strict=True))
     half = reach * math.sqrt(variance)
@@ -514,11 +552,26 @@ def _ppi(sides: list[_Rows], signs: list[float], level: float, adjusted: bool) -
 # -- rows that resemble each other ----------------------------------------------------------------
 
 
-def _variance(scores: Floats, keys: Sequence[npt.NDArray[np.generic]], means: int = 1) -> float:
+def _by_side(key: npt.NDArray[np.generic], side: npt.NDArray[np.int64]) -> list[set[object]]:
+    """The clusters that the rows of each side, numbered from 0, are in."""
+    return [set(key[side == s].tolist()) for s in range(int(side.max()) + 1)]
+
+
+def _means(in_side: list[set[object]]) -> int:
+    """How many means were fitted to the clusters: where both sides have the same ones each has one
+    difference, and that varies around one mean; else the sides vary around a mean each.
+    """
+    return 1 if all(found == in_side[0] for found in in_side) else len(in_side)
+
+
+def _variance(
+    scores: Floats, keys: Sequence[npt.NDArray[np.generic]], side: npt.NDArray[np.int64]
+) -> float:
     """Of a sum of scores whose clusters in each way are `keys`: Cameron, Gelbach & Miller (2011).
 
     Inclusion and exclusion over all sets of ways. Never less than that of any one way or of
-    independent rows, below which chance may take it where clusters are few. `means` were fitted.
+    independent rows, below which chance may take it where clusters are few. `side` is which side of
+    a difference a row is on, 0 for all of one rate.
     """
     least, total = float((scores**2).sum()), 0.0
     codes = [np.unique(key, return_inverse=True)[1] for key in keys]
@@ -530,7 +583,7 @@ def _variance(scores: Floats, keys: Sequence[npt.NDArray[np.generic]], means: in
             _, joint = np.unique(joint, return_inverse=True)
             number = int(joint.max()) + 1
             sums = np.bincount(joint, weights=scores)
-            part = float((sums**2).sum()) * number / max(number - means, 1)
+            part = float((sums**2).sum()) * number / max(number - _means(_by_side(joint, side)), 1)
             total += part if size % 2 else -part
             if size == 1:
                 least = max(least, part)
@@ -554,7 +607,9 @@ def design_effect(
         )
     away, normal = f - f.mean(), _normal(level)
     independent = float((away**2).sum())
-    ratio = _variance(away, keys) / independent if independent > 0 else 1.0
+    ratio = (
+        _variance(away, keys, np.zeros(len(f), np.int64)) / independent if independent > 0 else 1.0
+    )
     if not keys:
         return ratio
     freedom = min(len(np.unique(key)) for key in keys) - 1

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from evenhand.judge.agreement import Estimate
 from evenhand.judge.differential import DifferentialError, Gap
-from evenhand.judge.validation import Errors, People, Rater, Validation
+from evenhand.judge.validation import Errors, Panel, People, Rater, Validation
 
 ALPHA = 0.05
 
@@ -29,8 +29,11 @@ def findings(document: Validation) -> Iterator[str]:
         f"resample the {document.units:,} values of {document.unit!r}, not rows."
     )
     for other in others:
-        if other.kind in ("baseline", "rater") and other.lead is not None:
-            yield _lead(other, other.lead)
+        lead = other.lead if other.kind in ("baseline", "rater") else None
+        if lead is not None and not math.isnan(lead.value):
+            yield _lead(other, lead)
+    if document.panel is not None:
+        yield _panel(document.panel)
     if document.people is not None:
         yield from _people(document.people, judge)
     for errors in judge.errors:
@@ -75,25 +78,51 @@ def _coverage(judge: Rater) -> str:
 def _lead(other: Rater, lead: Estimate) -> str:
     kappa = f"kappa {other.agreement.kappa.value:.3f}"
     apart = f"{lead.value:+.3f}".replace("-", "−")
-    ends = f"{lead.low:+.3f} to {lead.high:+.3f}".replace("-", "−")
-    if math.isnan(lead.low) or lead.low <= 0 <= lead.high:
-        return f"It cannot be told apart from {other.name} ({kappa}; difference {apart}, {ends})."
+    known = not math.isnan(lead.low)
+    ends = f", {lead.low:+.3f} to {lead.high:+.3f}".replace("-", "−") if known else ""
+    if lead.value == 0 or (known and lead.low <= 0 <= lead.high):
+        return f"It cannot be told apart from {other.name} ({kappa}; difference {apart}{ends})."
+    if not known:
+        return (
+            f"Its kappa differs by {apart} from that of {other.name} ({kappa}); how far chance "
+            "alone would make it differ is not known."
+        )
     how = "better" if lead.value > 0 else "worse"
-    return f"It does {how} than {other.name} ({kappa}; difference {apart}, {ends})."
+    return f"It does {how} than {other.name} ({kappa}; difference {apart}{ends})."
+
+
+def _panel(panel: Panel) -> str:
+    count = len(panel.members)
+    if panel.effective is None:
+        return (
+            f"How many independent judges its {count} members amount to is not known: no two of "
+            "them have errors that could be correlated."
+        )
+    return (
+        f"Its {count} members amount to {panel.effective:.1f} independent judges, by the "
+        "correlation of their errors."
+    )
 
 
 def _people(people: People, judge: Rater) -> Iterator[str]:
     human = [pair for pair in people.pairs if judge.name not in (pair.one, pair.other)]
-    if human:
-        low, high = (f(pair.kappa.value for pair in human) for f in (min, max))
+    known = [pair.kappa.value for pair in human if not math.isnan(pair.kappa.value)]
+    if known:
+        low, high = min(known), max(known)
         span = f"{low:.3f}" if low == high else f"{low:.3f} to {high:.3f}"
-        yield f"People agree with each other with a kappa of {span}."
+        without = (
+            f", the {people.undecided:,} rows without a label that counts among theirs"
+            if people.undecided
+            else ""
+        )
+        yield f"People agree with each other with a kappa of {span}{without}."
     test = people.alternative
     if test is not None:
         verb = "passes" if test.passes else "does not pass"
+        how = {"t": "t-test", "wilcoxon": "signed-rank test"}[test.test]
         yield (
-            f"It {verb} the alternative annotator test (epsilon {test.epsilon:g}): it wins against "
-            f"{sum(one.won for one in test.opponents)} of {len(test.opponents)} annotators."
+            f"It {verb} the alternative annotator test (epsilon {test.epsilon:g}, {how}): it wins "
+            f"against {sum(one.won for one in test.opponents)} of {len(test.opponents)} annotators."
         )
 
 

@@ -25,8 +25,8 @@ FIRST, STEPS = 0.1, 50
 class RiskCoverage:
     """At each `threshold`, falling: the share of rows at or above it, and the share wrong of these.
 
-    `area` is the risk averaged over all coverages (AURC); lower is better, and the risk of all rows
-    is what a confidence that says nothing has.
+    `area` is the risk averaged over all coverages that the rows with a verdict reach (AURC); lower
+    is better, and their risk is what a confidence that says nothing has.
     """
 
     threshold: Floats
@@ -40,9 +40,9 @@ class Threshold:
     """A confidence from which verdicts may be trusted as far as `target` says.
 
     With probability `1 - delta` over calibration sets, the judge agrees with people on at least
-    `target` of new rows that reach `value`. `kept` of the `rows` that calibrated it do
-    (`coverage`), and agreed at the rate `agreement`; `bound` is the lowest rate that they leave
-    possible at that confidence.
+    `target` of new rows that reach `value`. `kept` of the `rows` that calibrated it do, and agreed
+    at the rate `agreement`; `bound` is the lowest rate that they leave possible at that confidence.
+    `coverage` is the share of all rows that reach it; those without a verdict do not.
     """
 
     value: float
@@ -55,13 +55,17 @@ class Threshold:
     bound: float
 
 
-def risk_coverage(confidence: npt.ArrayLike, right: npt.ArrayLike) -> RiskCoverage:
+def risk_coverage(
+    confidence: npt.ArrayLike, right: npt.ArrayLike, *, of: int | None = None
+) -> RiskCoverage:
     """The curve of selective prediction (El-Yaniv & Wiener 2010; area: Geifman et al. 2019).
 
     `confidence` is (rows,) and `right` (rows,) booleans. Rows of equal confidence enter together;
-    the area takes them in random order. Without rows the curve is empty and the area NaN.
+    the area takes them in random order. Without rows the curve is empty and the area NaN. `of` is
+    how many rows coverage is a share of, with those that have no verdict; left out, there are none.
     """
     c, wrong = _rows(confidence, right)
+    total = _total(len(c), of)
     values, at = np.unique(-c, return_inverse=True)
     rows, errors = np.bincount(at, minlength=len(values)), np.bincount(at, wrong, len(values))
     kept, missed = rows.cumsum(), errors.cumsum()
@@ -70,7 +74,7 @@ def risk_coverage(confidence: npt.ArrayLike, right: npt.ArrayLike) -> RiskCovera
     expected = missed[block] - (kept[block] - ranks) * (errors / rows)[block]
     return RiskCoverage(
         threshold=-values,
-        coverage=kept / max(len(c), 1),
+        coverage=kept / max(total, 1),
         risk=missed / kept,
         area=float((expected / ranks).mean()) if len(c) else math.nan,
     )
@@ -82,6 +86,7 @@ def threshold(
     target: float,
     delta: float = 0.1,
     *,
+    of: int | None = None,
     clusters: Sequence[Hashable] | None = None,
     seed: int = 0,
 ) -> Threshold | None:
@@ -99,7 +104,8 @@ def threshold(
     prompt are not: give `clusters`, and one row of each is drawn (by `seed`) and the others are
     left out; it then holds for a random row of a new cluster. It also takes for granted that
     keeping fewer, more confident rows does not raise the risk; where it does, a failure can be
-    likelier than `delta` in small samples.
+    likelier than `delta` in small samples. Rows without a verdict are no part of it: they lower the
+    coverage alone, and `of` is how many rows there are with them.
 
     Raises `InvalidInput` for a target or delta that is not between 0 and 1.
     """
@@ -107,6 +113,7 @@ def threshold(
         if not 0 < value < 1:
             raise InvalidInput(f"{name} is {value}", hint=f"Give a {name} between 0 and 1.")
     c, wrong = _rows(confidence, right)
+    judged = len(c) / max(_total(len(c), of), 1)
     if clusters is not None:
         if len(clusters) != len(c):
             raise ValueError(f"{len(c)} rows and {len(clusters)} clusters")
@@ -131,7 +138,7 @@ def threshold(
             delta=delta,
             rows=n,
             kept=kept,
-            coverage=kept / n,
+            coverage=judged * kept / n,
             agreement=1 - missed / kept,
             bound=1 - bound,
         )
@@ -141,6 +148,12 @@ def threshold(
 def risk_bound(errors: int, rows: int, delta: float) -> float:
     """The highest risk at which so few errors still have the chance `delta` (Clopper & Pearson)."""
     return 1.0 if errors >= rows else float(stats.beta.ppf(1 - delta, errors + 1, rows - errors))
+
+
+def _total(rows: int, of: int | None) -> int:
+    if of is not None and of < rows:
+        raise ValueError(f"{rows} of {of} rows")
+    return rows if of is None else of
 
 
 def _one_each(cluster: Indices, seed: int) -> Indices:

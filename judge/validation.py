@@ -25,7 +25,10 @@ from evenhand.judge.base import BaseJudge
 from evenhand.judge.baselines import StringMatchJudge
 from evenhand.judge.budget import Budget, labels_needed
 from evenhand.judge.calibration import IDENTITY, Calibration, fit
+from evenhand.judge.correction import LEAST
 from evenhand.judge.differential import DifferentialError, differential_error
+from evenhand.judge.independence import independence
+from evenhand.judge.panel import PanelJudge
 from evenhand.judge.selective import Threshold, risk_coverage, threshold
 from evenhand.schemas.audit import default_metrics
 from evenhand.schemas.errors import EvenhandError, InvalidInput
@@ -42,6 +45,7 @@ DRAWS, PERMUTATIONS = 1_000, 5_000
 FOLDS = 5
 METHODS: tuple[Literal["ppi", "rogan-gladen"], ...] = ("ppi", "rogan-gladen")
 POINTS = 200  # of a curve
+NO_WIDTH = 1e-12  # of an interval, but for rounding
 LEAST_LIKELY = 1e-12  # what a probability of 0 counts as in a log-loss
 
 
@@ -61,7 +65,10 @@ class Missing(_Part):
 
 
 class AgreementFigures(_Part):
-    """Agreement with the labels by people over `rows`, with 95% intervals over units."""
+    """Agreement with the labels by people over `rows`, with 95% intervals over units.
+
+    Ends are NaN where no resample differs: that is no width that could be given, of 0 least of all.
+    """
 
     rows: int
     accuracy: Estimate
@@ -147,12 +154,38 @@ class Pair(_Part):
 
 
 class People(_Part):
-    """How far annotators agree: each two of them, the judge with each, all together (`alpha`)."""
+    """How far annotators agree: each two of them, the judge with each, all together (`alpha`).
+
+    Over all rows that they labelled, also the `undecided` ones, which have no label that counts and
+    are in no other figure: without them people would agree by construction.
+    """
 
     annotators: tuple[str, ...]
     alpha: Estimate
     pairs: tuple[Pair, ...]
     alternative: AlternativeTest | None
+    undecided: int = 0
+
+
+class Member(_Part):
+    """One of a panel's members, beside people's labels on the rows that it labelled."""
+
+    name: str
+    labelled: int
+    accuracy: Estimate
+    kappa: Estimate
+
+
+class Panel(_Part):
+    """How alike a panel's members label, two by two, and how many independent judges they are.
+
+    `effective` (1 to the number of members) rests on the correlation of their errors; None where no
+    two members have errors that could be correlated.
+    """
+
+    members: tuple[Member, ...]
+    pairs: tuple[Pair, ...]
+    effective: float | None
 
 
 class Scores(_Part):
@@ -198,8 +231,9 @@ class Point(_Part):
 class Selection(_Part):
     """What abstaining would bring. Confidence is the probability of the judge's own best label.
 
-    `area` is the mean risk over all coverages. `threshold` is None where `target` cannot be
-    guaranteed with these rows, or was not asked for.
+    `rows` have a verdict with probabilities; coverage is a share of all rows, and never above that
+    of these. `area` is the mean risk over the coverages that they reach. `threshold` is None where
+    `target` cannot be guaranteed with these rows, or was not asked for.
     """
 
     rows: int
@@ -214,8 +248,9 @@ class Validation(_Part):
     """A judge measured on labelled responses. `created` is in seconds since 1970.
 
     `raters` begins with the judge. `labels` are those of the labels by people (`gold_taxonomy`);
-    the judge's own fold onto them where its `taxonomy` is another. `unit` is what intervals
-    resample, `units` how many there are. `findings` say in words what figures say; `notes` what
+    the judge's own fold onto them where its `taxonomy` is another. `rows` have such a label; the
+    `excluded` are not among them, the `partial` ones may be. `unit` is what intervals resample,
+    `units` how many there are. `findings` say in words what figures say; `notes` what
     they cannot.
     """
 
@@ -230,11 +265,13 @@ class Validation(_Part):
     labels: tuple[str, ...]
     rows: int
     excluded: tuple[Unusable, ...]
+    partial: tuple[Unusable, ...] = ()
     read_as: tuple[str, ...]
     unit: str
     units: int
     raters: tuple[Rater, ...]
     people: People | None
+    panel: Panel | None = None
     reliability: Reliability | None
     selection: Selection | None
     fitted: Fitted | None
@@ -314,7 +351,6 @@ class _Assessment:
         self._judge, self._set, self._verdicts, self._options = judge, gold, verdicts, options
         self._draws, self._permutations = draws, permutations
         self._labels = gold.taxonomy.labels
-        self._gold = np.array([row.label for row in gold.rows], np.int64)
         self._units = [row.unit for row in gold.rows]
         self._notes: list[str] = []
         if options.fit is not None:
@@ -324,10 +360,13 @@ class _Assessment:
         """All of it."""
         from evenhand.judge.findings import findings  # which knows these classes
 
+        people = self._people()  # of all rows; all else is of those with a label that counts
+        self._keep_decided()
         judge, gold = self._judge, self._set
         voices = list(self._voices())
         leads = [None, *self._leads(voices)]
         raters = tuple(self._rater(*one) for one in zip(voices, leads, strict=True))
+        self._note_unknown(voices[0], raters[0])
         document = Validation(
             name=self._options.name or gold.name,
             created=time.time(),
@@ -340,11 +379,13 @@ class _Assessment:
             labels=self._labels,
             rows=len(gold.rows),
             excluded=gold.excluded,
+            partial=gold.partial,
             read_as=gold.read_as,
             unit=gold.unit,
             units=len(set(self._units)),
             raters=raters,
-            people=self._people(voices),
+            people=people,
+            panel=self._panel(),
             reliability=self._reliability(),
             selection=self._selection(voices[0].said),
             fitted=self._fitted(),
@@ -356,9 +397,25 @@ class _Assessment:
 
     # -- who labelled what --------------------------------------------------------------------
 
+    def _keep_decided(self) -> None:
+        found = [i for i, row in enumerate(self._set.rows) if row.label is not None]
+        self._set = replace(self._set, rows=tuple(self._set.rows[i] for i in found))
+        self._verdicts = [self._verdicts[i] for i in found]
+        self._gold = np.array([row.label for row in self._set.rows], np.int64)
+        self._units = [row.unit for row in self._set.rows]
+
+    def _judge_voice(self) -> _Voice:
+        said = self._classes(self._verdicts)
+        return _Voice(self._judge.name, "judge", said, _missing(self._verdicts))
+
+    def _annotators(self) -> Iterator[_Voice]:
+        for i, name in enumerate(self._set.annotators):
+            person = self._column(name, "annotator", [row.annotators[i] for row in self._set.rows])
+            yield replace(person, aside=True)
+
     def _voices(self) -> Iterator[_Voice]:
         judge, gold = self._judge, self._set
-        yield _Voice(judge.name, "judge", self._classes(self._verdicts), _missing(self._verdicts))
+        yield self._judge_voice()
         # The strongest constant there is: the label that people gave most often.
         most = int(np.bincount(self._gold).argmax())
         constant = np.full(len(self._gold), most)
@@ -375,9 +432,7 @@ class _Assessment:
             self._notes.append("String matching does not know these labels and is left out.")
         for i, name in enumerate(gold.raters):
             yield self._column(name, "rater", [row.raters[i] for row in gold.rows])
-        for i, name in enumerate(gold.annotators):
-            person = self._column(name, "annotator", [row.annotators[i] for row in gold.rows])
-            yield replace(person, aside=True)
+        yield from self._annotators()
         if gold.annotators:
             self._notes.append(
                 "People's labels were made from those of the annotators, who agree with them the "
@@ -396,7 +451,14 @@ class _Assessment:
         said = np.array([-1 if value is None else value for value in values], np.int64)
         without = int((said < 0).sum())
         missing = (
-            (Missing(status="none", code="no_label", rows=without, message="no such label"),)
+            (
+                Missing(
+                    status="none",
+                    code="no_label",
+                    rows=without,
+                    message="no label, or none that can be read",
+                ),
+            )
             if without
             else ()
         )
@@ -411,6 +473,7 @@ class _Assessment:
         right, without = int(table.trace()), len(gold) - len(rows)
         figures = self._estimates(lambda w: _agreement(gold[w], said[w], size, labels=True), rows)
         overall, by_label = figures[:5], figures[5:]
+        overall[0] = self._share(overall[0], rows)
         return Rater(
             name=voice.name,
             kind=voice.kind,
@@ -428,8 +491,8 @@ class _Assessment:
                     label=label,
                     support=int(table[i].sum()),
                     given=int(table[:, i].sum()),
-                    precision=by_label[i],
-                    recall=by_label[size + i],
+                    precision=self._share(by_label[i], rows[said[rows] == i]),
+                    recall=self._share(by_label[size + i], rows[gold[rows] == i]),
                     f1=by_label[2 * size + i],
                 )
                 for i, label in enumerate(self._labels)
@@ -471,7 +534,7 @@ class _Assessment:
                     key=key,
                     rows=int(inside.sum()),
                     labelled=len(rows),
-                    accuracy=found[0],
+                    accuracy=self._share(found[0], rows),
                     macro_f1=found[1],
                     kappa=found[2],
                 )
@@ -521,9 +584,8 @@ class _Assessment:
     def _keys(self, axis: Axis) -> list[str | None]:
         return [getattr(row, axis) for row in self._set.rows]
 
-    def _people(self, voices: Sequence[_Voice]) -> People | None:
-        judge = voices[0]
-        annotators = [voice for voice in voices if voice.kind == "annotator"]
+    def _people(self) -> People | None:
+        judge, annotators = self._judge_voice(), list(self._annotators())
         if not annotators:
             return None
         labels = np.stack([voice.said for voice in annotators])
@@ -541,12 +603,20 @@ class _Assessment:
             self._notes.append(
                 "The alternative annotator test needs two annotators or more; there is one."
             )
+        undecided = sum(row.label is None for row in self._set.rows)
+        if undecided:
+            self._notes.append(
+                f"{undecided:,} rows have labels by annotators but none that counts. They are in "
+                "the annotators' agreement and in the alternative annotator test alone; all other "
+                "figures are of the rows on which people settled, which are mostly the easier ones."
+            )
         pairs = [*combinations(annotators, 2), *((judge, voice) for voice in annotators)]
         return People(
             annotators=self._set.annotators,
-            alpha=self._estimates(alpha, np.arange(len(self._gold)))[0],
+            alpha=self._estimates(alpha, np.arange(len(self._units)))[0],
             pairs=tuple(self._pair(one, other) for one, other in pairs),
             alternative=test,
+            undecided=undecided,
         )
 
     def _pair(self, one: _Voice, other: _Voice) -> Pair:
@@ -554,11 +624,41 @@ class _Assessment:
         size = len(self._labels)
         found = self._estimates(lambda w: _agreement(one.said[w], other.said[w], size), rows)
         figures = dict(zip(_OVERALL, found, strict=True))
+        figures["accuracy"] = self._share(figures["accuracy"], rows)
         return Pair(
             one=one.name,
             other=other.name,
             rows=len(rows),
             **{name: figures[name] for name in ("accuracy", "kappa", "alpha")},
+        )
+
+    # -- a panel ------------------------------------------------------------------------------
+
+    def _panel(self) -> Panel | None:
+        if not isinstance(self._judge, PanelJudge):
+            return None
+        # Where a panel could ask no member its verdict has no label, and stands for each of theirs.
+        names = self._judge.member_names
+        said = zip(*(v.members or [v] * len(names) for v in self._verdicts), strict=True)
+        voices = [
+            _Voice(name, "judge", self._classes(own)) for name, own in zip(names, said, strict=True)
+        ]
+        effective = independence(
+            np.stack([voice.said for voice in voices], axis=1), len(self._labels), self._gold
+        ).effective
+        return Panel(
+            members=tuple(map(self._member, voices)),
+            pairs=tuple(self._pair(one, other) for one, other in combinations(voices, 2)),
+            effective=None if math.isnan(effective) else effective,
+        )
+
+    def _member(self, voice: _Voice) -> Member:
+        people = self._pair(_Voice("people", "annotator", self._gold), voice)
+        return Member(
+            name=voice.name,
+            labelled=people.rows,
+            accuracy=people.accuracy,
+            kappa=people.kappa,
         )
 
     # -- probabilities ------------------------------------------------------------------------
@@ -598,15 +698,19 @@ class _Assessment:
         def scores(w: Indices) -> list[float]:
             likely = np.maximum(p[w, gold[w]], LEAST_LIKELY)
             return [
-                measure.expected_calibration_error(p[w], gold[w]),
                 measure.brier(p[w], gold[w]),
                 float(-np.log(likely).mean()),
                 measure.accuracy(measure.confusion(gold[w], p[w].argmax(1), size)),
             ]
 
-        at = np.arange(len(rows))
-        ece, brier, log_loss, accuracy = self._estimates(scores, at, [self._units[i] for i in rows])
-        return Scores(ece=ece, brier=brier, log_loss=log_loss, accuracy=accuracy)
+        units = [self._units[i] for i in rows]
+        brier, log_loss, accuracy = self._estimates(scores, np.arange(len(rows)), units)
+        return Scores(
+            ece=measure.calibration_error(p, gold, units, draws=self._draws),
+            brier=brier,
+            log_loss=log_loss,
+            accuracy=self._share(accuracy, rows),
+        )
 
     def _selection(self, said: Indices) -> Selection | None:
         found = {
@@ -618,14 +722,15 @@ class _Assessment:
             return None
         rows, sure = np.array(list(found)), np.array(list(found.values()))
         right = said[rows] == self._gold[rows]
-        curve = risk_coverage(sure, right)
+        every = len(self._gold)  # a row without a verdict is abstained from at any threshold
+        curve = risk_coverage(sure, right, of=every)
         step = max(1, math.ceil(len(curve.threshold) / POINTS))
         at = sorted({*range(0, len(curve.threshold), step), len(curve.threshold) - 1})
         target, delta = self._options.target_agreement, self._options.delta
         safe = None
         if target is not None:
             units = [self._units[i] for i in rows]
-            safe = threshold(sure, right, target, delta, clusters=units)
+            safe = threshold(sure, right, target, delta, of=every, clusters=units)
         return Selection(
             rows=len(rows),
             curve=tuple(
@@ -694,13 +799,20 @@ class _Assessment:
         rows = np.nonzero(said >= 0)[0]
         hits = np.array([self._labels[i] in errors.labels for i in said[rows]])
         rate = measure.share(hits, [self._units[i] for i in rows], draws=self._draws)
+        audit = self._options.budget_rows or len(self._gold)
+        if audit < 2 * LEAST:
+            self._notes.append(
+                f"No budget: an audit of {audit} rows is too small for any interval. Say how many "
+                f"it has (budget_rows, {2 * LEAST} or more)."
+            )
+            return
         for method in METHODS:
             yield labels_needed(
                 width,
                 errors.positives / len(rows),
                 sensitivity,
                 specificity,
-                rows=self._options.budget_rows or len(self._gold),
+                rows=audit,
                 method=method,
                 positive_share=errors.positives / len(rows),
                 design_effect=_design_effect(rate, len(rows)),
@@ -714,7 +826,7 @@ class _Assessment:
         rows: Indices,
         units: Sequence[str] | None = None,
     ) -> list[Estimate]:
-        """Figures of `rows` with their intervals; NaN where there are no rows."""
+        """Figures of `rows` with their intervals; NaN where no rows, or no resamples, differ."""
         values = statistics(rows)
         if not len(rows):
             return [Estimate(value, math.nan, math.nan) for value in values]
@@ -723,8 +835,30 @@ class _Assessment:
             units or [self._units[i] for i in rows],
             draws=self._draws,
         )
+        ends[:, ends[1] - ends[0] < NO_WIDTH] = math.nan
         lows, highs = ends.tolist()
         return [Estimate(*one) for one in zip(values, lows, highs, strict=True)]
+
+    def _share(self, of: Estimate, rows: Indices) -> Estimate:
+        """A share of `rows`: with an interval that has a width where all of them count, or none."""
+        if of.value not in (0.0, 1.0):
+            return of
+        every = np.full(len(rows), bool(of.value))
+        return measure.share(every, [self._units[i] for i in rows])
+
+    def _note_unknown(self, judge: _Voice, figures: Rater) -> None:
+        """Why the judge's kappa has no interval, where it has none."""
+        units = {self._units[i] for i in np.nonzero(judge.said >= 0)[0]}
+        if len(units) == 1:
+            self._notes.append(
+                f"The judge labelled rows of one {self._set.unit} only. How others would vary is "
+                "not known, so there are no intervals."
+            )
+        elif units and math.isnan(figures.agreement.kappa.low):
+            self._notes.append(
+                "Kappa has no interval: every resample gives the same, which does not make it "
+                "certain."
+            )
 
 
 _OVERALL = ("accuracy", "balanced_accuracy", "macro_f1", "kappa", "alpha")

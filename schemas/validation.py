@@ -43,13 +43,15 @@ class GoldColumns(BaseModel):
 class GoldRow:
     """A response and its label: an index into the labels of the set's taxonomy.
 
-    `annotators` and `raters` are indices too, None where one gave no label.
+    None where annotators gave labels but none counts: they disagree without a majority, or the
+    label that was settled on is not there. `annotators` and `raters` are indices too, None where
+    one gave no label.
     """
 
     where: str
     prompt: str
     response: str
-    label: int
+    label: int | None
     unit: str
     model: str | None = None
     group: str | None = None
@@ -59,7 +61,7 @@ class GoldRow:
 
 @dataclass(frozen=True, slots=True)
 class Unusable:
-    """Rows that could not be used, and the first places where they stand."""
+    """Rows that could not be used, or not in full, and the first places where they stand."""
 
     reason: str
     rows: int
@@ -70,7 +72,8 @@ class Unusable:
 class Gold:
     """Labelled responses. `sha256` is of texts and labels; `read_as` says what was taken for what.
 
-    `unit` is the column whose values say which rows are not independent.
+    `unit` is the column whose values say which rows are not independent. Of the rows that could not
+    be used in full, those `excluded` are not among `rows`, the `partial` ones are.
     """
 
     name: str
@@ -81,6 +84,7 @@ class Gold:
     raters: tuple[str, ...] = ()
     unit: str = "prompt"
     excluded: tuple[Unusable, ...] = ()
+    partial: tuple[Unusable, ...] = ()
     read_as: tuple[str, ...] = ()
 
 

@@ -2,7 +2,7 @@
 
 Prints six-way figures on held-out rows, agreement with people on XSTest's development set beside
 the raters that the file carries, calibration, and how often a verdict changes with a name.
-Intervals are percentile bootstraps over prompts: responses to one prompt are not independent.
+Intervals are bootstraps over prompts: responses to one prompt are not independent.
 
 `--fold MODEL` measures on all annotated responses of one model instead (for a judge that was
 trained without it). `--json FILE` writes everything printed, and the errors on the development set.
@@ -169,11 +169,10 @@ def xstest(p: Floats, data: Xstest, title: str = "this judge") -> dict[str, Any]
         print(f"  on {model:15}{three:24.3f}{two:24.3f}")
     _print_table(measure.confusion(data.gold, said, 3), CLASSES)
     summed = three_way(p)
-    out["ece"] = measure.expected_calibration_error(summed, data.gold)
-    spread = measure.interval(
-        lambda w: measure.expected_calibration_error(summed[w], data.gold[w]), clusters
-    )
-    print(f"  calibration error of the three classes (ECE, 15 bins): {_show(out['ece'], spread)}")
+    spread = measure.calibration_error(summed, data.gold, clusters)
+    out["ece"] = spread.value
+    shown = _show(spread.value, (spread.low, spread.high))
+    print(f"  calibration error of the three classes (ECE, 15 bins): {shown}")
     return out
 
 

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from evenhand.judge.agreement import Estimate
     from evenhand.judge.budget import Budget
     from evenhand.judge.differential import GroupErrors
-    from evenhand.judge.validation import Errors, Rater, Scores, Validation
+    from evenhand.judge.validation import Errors, Pair, Rater, Scores, Validation
 
 _BUDGETS = {
     "ppi": "a random sample of the audit itself, labelled (prediction-powered inference)",
-    "rogan-gladen": "a calibration set beside it (Rogan-Gladen)",
+    "rogan-gladen": "a labelled set from elsewhere (Rogan-Gladen, in Python: docs/validity.md)",
 }
 
 
@@ -37,16 +37,20 @@ def show(console: Console, document: Validation) -> None:
     console.print(Text(f"{judge.name} on {shown(document.name)}", "bold"), soft_wrap=True)
     for line in document.read_as:
         console.print(Text(f"  {shown(line)}", "dim"), soft_wrap=True)
-    for one in document.excluded:
+    for one, how in (
+        *((one, "left out") for one in document.excluded),
+        *((one, "used in part") for one in document.partial),
+    ):
         places = ", ".join(one.places) + (", …" if one.rows > len(one.places) else "")
-        line = f"  {one.rows:,} rows left out: {one.reason} ({places})"
+        line = f"  {one.rows:,} rows {how}: {one.reason} ({places})"
         console.print(Text(shown(line), panels.YELLOW), soft_wrap=True)
     tables = [
         _raters(document.raters),
         _labels(judge),
         _confusion(judge, document.labels),
         *_subsets(judge),
-        _pairs(document),
+        *_panel(document),
+        *_people(document),
         *map(_errors, judge.errors),
         _scores(document),
         _budget(document.budget),
@@ -141,12 +145,28 @@ def _subsets(judge: Rater) -> Iterator[Table]:
         yield table
 
 
-def _pairs(document: Validation) -> Table | None:
-    people = document.people
-    if people is None:
-        return None
-    table = _table("Person by person", "", "rows", "kappa", "alpha", "accuracy", numbers=4)
-    for pair in people.pairs:
+def _panel(document: Validation) -> Iterator[Table]:
+    panel = document.panel
+    if panel is None:
+        return
+    table = _table(
+        "The panel's members and people's labels", "", "labelled", "kappa", "accuracy", numbers=3
+    )
+    for one in panel.members:
+        name = Text(shown(one.name))
+        table.add_row(name, f"{one.labelled:,}", *map(_cell, (one.kappa, one.accuracy)))
+    yield table
+    yield _pairs("Member by member", panel.pairs)
+
+
+def _people(document: Validation) -> Iterator[Table]:
+    if document.people is not None:
+        yield _pairs("Person by person", document.people.pairs)
+
+
+def _pairs(title: str, pairs: Iterable[Pair]) -> Table:
+    table = _table(title, "", "rows", "kappa", "alpha", "accuracy", numbers=4)
+    for pair in pairs:
         table.add_row(
             Text(shown(f"{pair.one}, {pair.other}")),
             f"{pair.rows:,}",

@@ -301,6 +301,12 @@ def test_importing_again_replaces_and_forgetting_removes(annotate: Annotate) -> 
     for names in (["--annotator", "x", "--annotator", "y"], []):
         refused = annotate("--import", path, *([] if names else ["--import", path]), *names)
         assert refused.exit_code == 2
+    for nobody in ("", "  "):
+        refused = annotate("--import", path, "--annotator", nobody)
+        assert refused.exit_code == 2
+        assert "annotator is empty" in " ".join(refused.stderr.split())
+    left = document(annotate("--json"))
+    assert left["people"]["annotators"] == {"ann": 20}
 
 
 # -- what becomes of the figures ------------------------------------------------------------------

@@ -153,3 +153,21 @@ def test_exit_code_1_when_nothing_could_be_judged(run: Run, monkeypatch: Any) ->
     result = run(write("gold.jsonl", QOS), "--json", "--no-save")
     assert result.exit_code == 1
     assert json.loads(result.stdout)["raters"][0]["labelled"] == 0
+
+
+def test_a_panel_is_shown_member_by_member(run: Run) -> None:
+    panel = "panel:majority=baseline:string-match,baseline:majority=refusal,baseline:string-match"
+    found = run(write("qos.jsonl", QOS), "--judge", panel, "--no-save", "--html", "page.html")
+    assert found.exit_code == 0
+    assert "The panel's members and people's labels" in found.stdout
+    assert "Member by member" in found.stdout
+    assert "Its 3 members amount to" in " ".join(found.stdout.split())
+    assert "Member by member" in Path("page.html").read_text()
+
+
+def test_a_budget_for_too_few_rows_does_not_cost_the_report(run: Run) -> None:
+    gold = write("qos.jsonl", QOS, count=6)
+    found = run(gold, "--judge", "baseline:string-match", "--budget", "0.1", "--no-save")
+    assert found.exit_code == 0
+    assert "Agreement with people's labels" in found.stdout
+    assert "No budget" in found.stdout

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from evenhand.audit import corrected as module
 from evenhand.audit.annotate import Design, draw, frame, labelled, sizes
 from evenhand.audit.corrected import CorrectedDifference, Correction, correct
 from evenhand.audit.findings import corrected_difference
@@ -183,6 +184,41 @@ def test_what_people_see_too(p: float, flip: bool, reading: str) -> None:
         truth = {t: "refusal" if t[0] == "A" else "answer" for t in truth}
     rows, _ = annotated(table, truth, 300)
     assert corrected(rows, p=p).differences[0].reading == reading
+
+
+@pytest.mark.parametrize("templates", [2, 3])
+@pytest.mark.parametrize(("p", "reading"), [(0.001, "lost"), (0.5, "none")])
+def test_few_templates_make_no_finding(
+    templates: int, p: float, reading: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The groups are alike, and both are of the same few templates."""
+    monkeypatch.setitem(globals(), "TEMPLATES", templates)
+    monkeypatch.setitem(globals(), "SAMPLES", 8)
+    rows, _ = annotated(*world(np.random.default_rng(1)), 150)
+    (one,) = corrected(rows, p=p).differences
+    assert one.corrected.interval is not None
+    assert all(math.isfinite(end) for end in one.corrected.interval)
+    assert one.reading == reading
+
+
+@pytest.mark.parametrize("p", [0.001, 0.5])
+@pytest.mark.parametrize("interval", [None, (UNKNOWN, UNKNOWN), (0.1, UNKNOWN)])
+def test_an_interval_without_ends_says_nothing(
+    interval: Any, p: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def endless(*_: Any, level: float) -> Corrected:
+        return Corrected(
+            status="corrected",
+            method="x",
+            estimate=0.2,
+            interval=interval,
+            level=level,
+            labels=9,
+        )
+
+    rows, _ = annotated(*world(np.random.default_rng(2)), 200)
+    monkeypatch.setattr(module, "ppi_difference", endless)
+    assert corrected(rows, p=p).differences[0].reading == "unknown"
 
 
 @pytest.mark.parametrize(

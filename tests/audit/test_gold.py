@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def gold(data: list[Any], by: Taxonomy = QOS, **options: Any) -> Gold:
 
 
 def labels(found: Gold) -> list[str]:
-    return [found.taxonomy.labels[row.label] for row in found.rows]
+    return [found.taxonomy.labels[row.label] for row in found.rows if row.label is not None]
 
 
 def test_numbered_labels_of_another_taxonomy_and_annotators_are_found() -> None:
@@ -115,7 +116,7 @@ def test_bad_rows_are_counted_with_their_places() -> None:
     counted = {one.reason: (one.rows, one.places) for one in found.excluded}
     assert counted == {
         "'nonsense' is not a label of qos": (2, ("rows[2]", "rows[4]")),
-        "label is empty, or holds no text": (1, ("rows[3]",)),
+        "label is empty": (1, ("rows[3]",)),
         "there is no 'response'": (1, ("rows[5]",)),
         "'response' holds a number where text belongs": (1, ("rows[6]",)),
         "is not an object": (1, ("rows[7]",)),
@@ -143,11 +144,112 @@ def test_without_a_label_the_majority_of_annotators_counts() -> None:
     )
     assert labels(found) == ["refusal"]
     assert found.rows[0].annotators == (4, 4, 0)
-    assert [one.reason for one in found.excluded] == [
-        "annotators disagree, and no label has a majority",
-        "no annotator gives a label",
-    ]
+    assert [one.reason for one in found.excluded] == ["no annotator gives a label"]
     assert "by majority of 3 annotators" in found.read_as[0]
+
+
+def test_a_row_without_a_label_that_counts_is_kept_for_what_annotators_say() -> None:
+    both = {"annotator 1": "refusal", "annotator 2": "helpful_answer"}
+    found = gold(rows(both, {**both, "annotator 2": "refusal"}))
+    assert [row.label for row in found.rows] == [None, 4]
+    assert found.rows[0].annotators == (4, 0)
+    assert [(one.reason, one.rows, one.places) for one in found.partial] == [
+        ("annotators disagree, and no label has a majority", 1, ("rows[1]",))
+    ]
+    data = rows(*({**both, "label": label} for label in ("refusal", "", "refusall", None)))
+    found = gold(data)
+    assert [row.label for row in found.rows] == [4, None, None, None]
+    assert {one.reason: one.rows for one in found.partial} == {
+        "label is empty": 2,
+        "'refusall' is not a label of qos": 1,
+    }
+    with pytest.raises(DatasetError, match=r"no row of 'set' can be used: annotators disagree"):
+        gold(rows(both))
+
+
+def test_labels_that_cannot_be_read_are_counted_by_column() -> None:
+    said = {"label": "refusal", "annotator 1": "refusal", "gpt": "refusal"}
+    found = gold(
+        rows(said, said, {**said, "annotator 1": "refusl"}, {**said, "annotator 1": ["refusal"]},
+             {**said, "gpt": "?"}, {**said, "gpt": None}),
+        columns={"raters": ["gpt"]},
+    )  # fmt: skip
+    assert [(one.reason, one.rows, one.places) for one in found.partial] == [
+        (
+            'annotator 1 holds what is no label of qos: refusl, ["refusal"]',
+            2,
+            ("rows[3]", "rows[4]"),
+        ),
+        ("gpt holds what is no label of qos: ?", 1, ("rows[5]",)),
+    ]
+    found = gold(
+        rows({"annotator 1": "refusal"}, {"annotator 1": "refusl"}, {"annotator 1": "refusal"})
+    )
+    assert [one.reason for one in found.excluded] == [
+        "no annotator gives a label of qos, but refusl"
+    ]
+
+
+@pytest.mark.parametrize("value", ["yes", None])
+@pytest.mark.parametrize("key", ["raters", "annotators"])
+def test_a_column_of_labels_without_any_is_an_error(key: str, value: str | None) -> None:
+    with pytest.raises(InvalidInput, match=r"'gpt' holds (yes|nothing): no labels of qos"):
+        gold(rows({"label": "refusal", "gpt": value}), columns={key: ["gpt"]})
+
+
+@pytest.mark.parametrize(
+    ("value", "key"),
+    [
+        (True, "true"),
+        (False, "false"),
+        (1.5, "1.5"),
+        (3.0, "3"),
+        (-0.0, "0"),
+        (7, "7"),
+        (" a ", "a"),
+    ],
+)
+def test_keys_are_read_whatever_their_type(value: Any, key: str) -> None:
+    data = rows({"label": "refusal", "model": value, "group": value, "doc": value})
+    (row,) = gold(data, columns={"unit": "doc"}).rows
+    assert (row.model, row.group, row.unit) == (key, key, key)
+
+
+@pytest.mark.parametrize("value", [[1], {"a": 1}, math.nan, math.inf])
+@pytest.mark.parametrize("column", ["model", "group", "doc"])
+def test_a_key_that_names_nothing_makes_a_bad_row(column: str, value: Any) -> None:
+    good = {"label": "refusal", "model": "m", "group": "A", "doc": 1}
+    found = gold(rows(good, {**good, column: value}), columns={"unit": "doc"})
+    assert len(found.rows) == 1
+    (bad,) = found.excluded
+    assert bad.reason.startswith(f"{column!r} holds ")
+    assert bad.places == ("rows[2]",)
+
+
+def test_the_prompt_never_stands_for_a_unit_that_is_named() -> None:
+    good = {"label": "refusal", "group": "A", "name": "Ana"}
+    data = rows(good, {**good, "name": None}, {**good, "group": ""})
+    found = gold(data, columns={"unit": "name"})
+    assert [row.unit for row in found.rows] == ["Ana", "Ana"]
+    assert [(one.reason, one.rows) for one in found.excluded] == [("name is empty", 1)]
+    assert [(one.reason, one.rows) for one in found.partial] == [("group is empty", 1)]
+    found = gold(data)  # the column of names is a guess
+    assert [row.unit for row in found.rows] == ["Ana", "prompt 1", "Ana"]
+    assert {one.reason for one in found.partial} == {"name is empty", "group is empty"}
+
+
+def test_a_column_that_holds_no_keys_is_not_guessed_to_be_one() -> None:
+    found = gold(rows({"label": "refusal", "model": {"id": 1}, "group": None}))
+    assert (found.rows[0].model, found.rows[0].group) == (None, None)
+    assert "not read: model, group" in found.read_as
+
+
+def test_whole_numbers_of_a_table_with_a_hole_are_units(tmp_path: Path) -> None:
+    data = rows(*({"label": "refusal", "doc": float(i % 2)} for i in range(6)))
+    path = tmp_path / "gold.parquet"
+    pl.DataFrame(data).write_parquet(path)
+    found = read_gold(path, QOS, GoldColumns(unit="doc"))
+    assert {row.unit for row in found.rows} == {"0", "1"}
 
 
 def test_models_groups_and_units() -> None:

@@ -72,8 +72,10 @@ def test_a_report_shows_the_card_of_its_judge(
     store: Store, fill: Any, names_plan: dict[str, Any], kept: bool
 ) -> None:
     with Judge(FakeEngine(name="fake:j")) as judge:
+        evidence = Evidence(store.folder / "judges")
+        evidence.save("validation", "0" * 64, "x", {"model_sha256": judge.model_sha256})
         if kept:
-            keep_facts(judge, Evidence(store.folder / "judges"))
+            keep_facts(judge, evidence)
         audit = fill(
             names_plan, lambda *_: "refusal", fingerprints={"judge fake:j": judge.fingerprint}
         )
@@ -81,6 +83,8 @@ def test_a_report_shows_the_card_of_its_judge(
     assert card.fingerprint == judge.fingerprint
     names = {gap.name for gap in card.gaps}
     assert "no_validity_evidence" in names
+    (gap,) = (gap for gap in card.gaps if gap.name == "no_validity_evidence")
+    assert ("1 record was made of the same model file" in gap.means) is kept
     assert ("no_prompt_recorded" in names) is not kept
     text = render(store, audit.id)
     assert 'href="#cards"' in text

@@ -279,3 +279,54 @@ def test_interval_covers_the_truth_when_rows_of_a_cluster_agree() -> None:
         alone += low <= 0.3 <= high
     assert covered / runs > 0.89
     assert alone / runs < 0.75
+
+
+# -- the interval of the calibration error --------------------------------------------------------
+
+
+def overconfident(rows: int, by: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities of two labels, and labels: the best is right `by` less often than it says."""
+    sure = rng.uniform(0.5 + by, 1, rows)
+    right = rng.random(rows) < sure - by
+    return np.stack([sure, 1 - sure], axis=1), np.where(right, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("rows", "by"), [(200, 0.0), (200, 0.02), (1_000, 0.02), (450, 0.04), (450, 0.1)]
+)
+def test_the_interval_of_a_calibration_error_covers_the_true_one(rows: int, by: float) -> None:
+    """Percentiles of plug-in errors cover it in none of the first two."""
+    runs = 100
+    rng = np.random.default_rng(9)
+    covered = 0
+    for run in range(runs):
+        p, gold = overconfident(rows, by, rng)
+        found = agreement.calibration_error(p, gold, range(rows), draws=100, seed=run)
+        covered += found.low <= by <= found.high
+        assert found.low <= found.value <= found.high
+    assert covered / runs >= 0.93
+
+
+def test_a_large_calibration_error_is_told_from_none() -> None:
+    p, gold = overconfident(450, 0.2, np.random.default_rng(3))
+    found = agreement.calibration_error(p, gold, range(450))
+    assert found.value == agreement.expected_calibration_error(p, gold)
+    assert 0.1 < found.low < 0.2 < found.high < 0.3
+
+
+def test_the_interval_of_a_calibration_error_knows_of_clusters() -> None:
+    p, gold = overconfident(200, 0.1, np.random.default_rng(4))
+    one, five = np.tile(p, (5, 1)), np.tile(gold, 5)
+    alone = agreement.calibration_error(one, five, range(1_000))
+    together = agreement.calibration_error(one, five, [*range(200)] * 5)
+    assert together.high - together.low > 1.5 * (alone.high - alone.low)
+    single = agreement.calibration_error(p, gold, ["a"] * 200)
+    assert math.isnan(single.low)
+    assert math.isnan(single.high)
+
+
+def test_a_calibration_error_without_a_wrong_row_has_a_width() -> None:
+    p = np.tile([0.97, 0.03], (20, 1))
+    found = agreement.calibration_error(p, [0] * 20, range(20))
+    edge = stats.beta.ppf(0.975, 0.5, 20.5)  # as many as that may be wrong
+    assert (found.value, found.low, found.high) == pytest.approx((0.03, 0.0, 0.03 + edge))

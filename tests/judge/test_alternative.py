@@ -77,7 +77,7 @@ def test_against_a_plain_implementation(
     humans[rng.random(humans.shape) < 0.1] = -1
     judge[rng.random(rows) < 0.05] = -1
     ours, theirs, raw = plain(humans, judge, 0.15)
-    found = alternative_annotator_test(humans, judge, epsilon=0.15)
+    found = alternative_annotator_test(humans, judge, epsilon=0.15, test="t")
     assert [one.judge_advantage for one in found.opponents] == pytest.approx(ours)
     assert [one.annotator_advantage for one in found.opponents] == pytest.approx(theirs)
     assert [one.p for one in found.opponents] == pytest.approx(raw)
@@ -135,7 +135,8 @@ def test_signed_ranks_are_those_of_scipy() -> None:
     score_judge, score_human = (others == judge).mean(0), (others == humans[0]).mean(0)
     d = (score_human >= score_judge).astype(float) - (score_judge >= score_human)
     p = stats.wilcoxon(d - 0.2, alternative="less").pvalue
-    assert found.opponents[0].p == pytest.approx(p)
+    count = stats.binomtest(int((d > 0).sum()), 20, 0.2, alternative="less").pvalue
+    assert found.opponents[0].p == pytest.approx(max(p, count))
     assert theirs[0] - ours[0] == pytest.approx(d.mean())
 
 
@@ -145,13 +146,45 @@ def notes(found: AlternativeTest) -> str:
 
 def test_what_limits_the_answer_is_said() -> None:
     humans, judge = panel(29, 0.3, 0.3, 4)
-    assert "only 29 independent rows" in notes(alternative_annotator_test(humans, judge))
-    assert not alternative_annotator_test(humans, judge, test="wilcoxon").notes
+    assert "29 independent units" in notes(alternative_annotator_test(humans, judge, test="t"))
+    assert "signed ranks" in notes(alternative_annotator_test(humans, judge))
     assert "two annotators" in notes(alternative_annotator_test(humans[:2], judge))
     assert not alternative_annotator_test(*panel(30, 0.3, 0.3, 4)).notes
     with pytest.raises(InvalidInput, match="there is 1") as raised:
         alternative_annotator_test(humans[:1], judge)
     assert "three" in raised.value.hint
+
+
+def test_the_number_of_units_chooses_the_test() -> None:
+    assert alternative_annotator_test(*panel(29, 0.3, 0.3, 4)).test == "wilcoxon"
+    assert alternative_annotator_test(*panel(30, 0.3, 0.3, 4)).test == "t"
+    clusters = np.repeat(np.arange(10), 10).tolist()
+    found = alternative_annotator_test(*panel(100, 0.3, 0.3, 4), clusters=clusters)
+    assert found.test == "wilcoxon"
+    humans, judge = panel(60, 0.1, 0.1, 5)
+    humans[2] = -1  # who has no units is not tested, and does not choose
+    assert alternative_annotator_test(humans, judge).test == "t"
+
+
+@pytest.mark.parametrize(("units", "passes"), [(2, False), (5, False), (15, False), (20, True)])
+def test_a_judge_without_a_loss_does_not_pass_on_a_few_units(units: int, passes: bool) -> None:
+    """By chance alone 0.8 to the power of their number; a little more is asked of three tests."""
+    humans, judge = np.zeros((3, units), int), np.zeros(units, int)
+    found = alternative_annotator_test(humans, judge)
+    assert found.opponents[0].p == pytest.approx(0.8**units)
+    assert found.passes is passes
+
+
+def test_a_judge_at_the_margin_seldom_wins_on_few_rows() -> None:
+    """As above, with 20 rows, where the t-test and signed ranks alone win too often."""
+    won, runs = 0, 200
+    for run in range(runs):
+        rng = np.random.default_rng(run)
+        truth = rng.integers(0, 2, 20)
+        judge = np.where(rng.random(20) < 0.2, 1 - truth, truth)
+        found = alternative_annotator_test([truth, truth, truth], judge, epsilon=0.2)
+        won += found.opponents[0].p <= 0.05
+    assert stats.binomtest(won, runs, 0.05, alternative="greater").pvalue > 0.001
 
 
 def test_an_annotator_without_shared_rows_is_not_won_against() -> None:

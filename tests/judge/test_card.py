@@ -256,6 +256,10 @@ def test_a_panel_has_the_cards_of_its_members() -> None:
     assert "no_validity_evidence" in gaps(first)
     assert "no_validity_evidence" not in gaps(second)
     assert [len(entries(c, "agreement")) for c in (card, first, second)] == [1, 0, 1]
+    (of_panel,), (alone,) = entries(card, "agreement"), entries(second, "agreement")
+    (pairs,) = (table for table in of_panel.tables if "two by two" in table.caption)
+    assert [row[:2] for row in pairs.rows] == [tuple(panel.member_names)]
+    assert not any("two by two" in table.caption for table in alone.tables)
 
 
 def test_facts_that_were_kept_make_the_same_card(judge: Judge, tmp_path: Path) -> None:

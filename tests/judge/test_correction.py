@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from statsmodels.api import OLS
 from statsmodels.stats.proportion import proportion_confint
 from statsmodels.stats.sandwich_covariance import cov_cluster, cov_cluster_2groups
@@ -183,6 +184,7 @@ def test_one_cluster_is_not_identified() -> None:
         lambda: Accuracy(3, 2, 1, 1),
         lambda: Accuracy(math.nan, 2, 1, 1),
         lambda: Accuracy.of([True], [True, False]),
+        lambda: Accuracy.of([True], [True], [["a", "b"]]),
         lambda: confusion_inverse([1, 2], [[1, 2, 3], [1, 2, 3]]),
         lambda: confusion_inverse([1, 2], [[1, -2], [1, 2]]),
         lambda: confusion_inverse([0, 0], [[9, 1], [1, 9]]),
@@ -203,6 +205,32 @@ def test_wrong_input_is_refused(call) -> None:
 
 def test_accuracy_counts_hits() -> None:
     assert Accuracy.of([1, 1, 1, 0, 0], [1, 0, 1, 0, 1]) == Accuracy(2, 3, 1, 2)
+
+
+def test_copies_in_a_calibration_set_are_worth_one() -> None:
+    gold = np.repeat([True, False], 200)
+    said = gold ^ np.tile([False, False, True, False], 100)
+    once = Accuracy.of(gold, said)
+    assert (once.true_positives, once.true_negatives) == (150, 150)
+    ten = Accuracy.of(np.repeat(gold, 10), np.repeat(said, 10), [np.repeat(np.arange(400), 10)])
+    # Two hundred clusters for the normal's infinitely many: Student's t takes 1% of the counts.
+    for field in ("true_positives", "positives", "true_negatives", "negatives"):
+        assert getattr(ten, field) == pytest.approx(getattr(once, field), rel=0.03)
+    assert ends(rogan_gladen(500, 1_000, ten)) == pytest.approx(
+        ends(rogan_gladen(500, 1_000, once)), abs=0.01
+    )
+
+
+def test_clusters_in_a_calibration_set_that_tell_nothing() -> None:
+    """All are hits, or there is but one cluster: rows do not stand for more than clusters."""
+    gold = np.repeat([True, False], 60)
+    found = Accuracy.of(gold, gold, [np.repeat(np.arange(12), 10)])
+    assert 3 < found.positives == found.true_positives <= 6
+    assert 3 < found.negatives == found.true_negatives <= 6
+    one = rogan_gladen(50, 100, Accuracy.of(gold, gold, [np.where(gold, "a", "b")]))
+    assert one.estimate is None
+    assert "worth 0 independent rows" in str(one.reason)
+    assert Accuracy.of([], [], [[]]) == Accuracy(0, 0, 0, 0)
 
 
 # -- more classes ---------------------------------------------------------------------------------
@@ -427,6 +455,51 @@ def test_what_both_sides_share_cancels() -> None:
     )
 
 
+@pytest.mark.parametrize("templates", [2, 3, 10])
+def test_few_clusters_in_both_sides_are_paired(templates: int) -> None:
+    """Where all rows are labelled and each template has as many, it is the paired t-test's."""
+    keys = np.repeat(np.arange(templates), 100)
+    share = np.linspace(0.3, 0.5, templates)
+    away = np.where(np.arange(templates) % 2 == 0, 0.0, 0.3)
+    one, other = (
+        (np.tile(np.arange(100), templates) < 100 * np.repeat(p, 100)).astype(float)
+        for p in (share, share + away)
+    )
+    sides = [Audited(y, y, clusters=[keys]) for y in (one, other)]
+    found = ppi_difference(*sides, adjusted=False)
+    means = [y.reshape(templates, 100).mean(1) for y in (one, other)]
+    theirs = stats.ttest_rel(*means).confidence_interval()
+    assert found.status == "corrected"
+    assert ends(found) == pytest.approx((max(theirs.low, -1), min(theirs.high, 1)))
+
+
+@given(
+    st.integers(0, 10_000),
+    st.lists(st.integers(1, 4), min_size=2, max_size=2),
+    st.integers(0, 2),
+    st.booleans(),
+)
+@settings(deadline=None, max_examples=100)
+def test_few_clusters_give_finite_figures_or_none(
+    seed: int, templates: list[int], shift: int, adjusted: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    sides = [
+        Audited(
+            *a_sample(60, 12, seed=seed + i),
+            clusters=[100 * i + rng.integers(0, 5, 60), i * shift + rng.integers(0, count, 60)],
+        )
+        for i, count in enumerate(templates)
+    ]
+    found = ppi_difference(*sides, adjusted=adjusted)
+    if found.interval is None:
+        assert (found.status, found.estimate) == ("uncorrected", None)
+        assert found.reason
+    else:
+        low, high = ends(found)
+        assert -1 <= low <= (found.estimate or 0.0) <= high <= 1
+
+
 def test_design_effect() -> None:
     rng = np.random.default_rng(0)
     said = (rng.random(2_000) < 0.3).astype(float)
@@ -486,3 +559,17 @@ def test_clusters_matter(simulations: ModuleType) -> None:
     coverage = {method: tally.coverage for method, tally in found.items()}
     assert coverage["PPI, rows independent"] < 0.85
     assert min(coverage["PPI"], coverage["PPI, stratified"], coverage["difference"]) >= 0.93
+
+
+@pytest.mark.parametrize("templates", [2, 3])
+def test_few_templates_that_both_groups_share(simulations: ModuleType, templates: int) -> None:
+    draw = simulations.shared_templates(0.2, 200, templates)
+    for found in simulations.simulate(draw, 100, seed=1).values():
+        assert found.identified == 1
+        assert found.coverage >= 0.93
+
+
+def test_several_rows_of_a_prompt_in_a_calibration_set(simulations: ModuleType) -> None:
+    found = simulations.simulate(simulations.repeated_prompts(0.3, 400, 20), 400, seed=1)
+    assert found["rows independent"].coverage < 0.9
+    assert found["with clusters"].coverage >= 0.93

@@ -53,6 +53,23 @@ def test_an_informed_confidence_has_a_smaller_area() -> None:
     assert risk_coverage(rng.random(2_000), right).area == pytest.approx(risk, abs=0.04)
 
 
+def test_rows_without_a_verdict_lower_the_coverage_alone() -> None:
+    sure, right = np.linspace(0.5, 1, 200), [True] * 200
+    every, half = risk_coverage(sure, right), risk_coverage(sure, right, of=400)
+    assert half.coverage.tolist() == (every.coverage / 2).tolist()
+    assert half.coverage[-1] == 0.5
+    assert (half.area, half.risk.tolist()) == (every.area, every.risk.tolist())
+    clusters = [i // 2 for i in range(200)]
+    whole = threshold(sure, right, 0.9, clusters=clusters)
+    found = threshold(sure, right, 0.9, of=400, clusters=clusters)
+    assert whole is not None
+    assert found is not None
+    assert (whole.coverage, found.coverage) == (1.0, 0.5)
+    assert (found.value, found.bound, found.kept) == (whole.value, whole.bound, whole.kept)
+    with pytest.raises(ValueError, match="200 of 100 rows"):
+        threshold(sure, right, 0.9, of=100)
+
+
 # -- the threshold --------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ import math
 import random
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from evenhand.engine import futures
 from evenhand.judge import agreement as measure
 from evenhand.judge.base import BaseJudge
 from evenhand.judge.calibration import IDENTITY, Calibration
+from evenhand.judge.independence import independence
+from evenhand.judge.panel import PanelJudge
 from evenhand.judge.validation import Validation, assess, validate
 from evenhand.schemas.errors import InputTooLong, InvalidInput
 from evenhand.schemas.taxonomy import Taxonomy
@@ -164,10 +167,12 @@ def test_figures_agree_with_scikit_learn_and_with_the_bootstrap_next_door() -> N
     assert by_model["b"].rows == 60
 
 
-def test_rows_without_a_verdict_are_in_no_figure_but_the_bounds() -> None:
-    def half(prompt: str, response: str) -> dict[str, float] | None:
-        return None if int(prompt.split()[1]) % 2 else sure(response)
+def half(prompt: str, response: str) -> dict[str, float] | None:
+    """Right wherever it judges, which is every other prompt."""
+    return None if int(prompt.split()[1]) % 2 else sure(response)
 
+
+def test_rows_without_a_verdict_are_in_no_figure_but_the_bounds() -> None:
     judge = measured(half).raters[0]
     assert (judge.rows, judge.labelled) == (180, 90)
     assert judge.agreement.accuracy.value == 1.0
@@ -387,6 +392,57 @@ def test_one_annotator_allows_no_alternative_test_and_none_no_section() -> None:
     assert measured(honest, labelled(annotators=0)).people is None
 
 
+def test_people_who_disagree_are_counted_where_they_disagree() -> None:
+    """Two people of whom half of the labels are drawn by lot: no label counts where they differ."""
+    metrics = pytest.importorskip("sklearn.metrics", reason="needs the `train` extra")
+    draw = random.Random(5)
+    votes = [
+        tuple(draw.randrange(3) if draw.random() < 0.5 else i % 3 for _ in range(2))
+        for i in range(200)
+    ]
+    rows = tuple(
+        GoldRow(
+            f"line {i}", f"p{i}", XSTEST.labels[one], one if one == other else None, f"p{i}",
+            annotators=(one, other),
+        )
+        for i, (one, other) in enumerate(votes)
+    )  # fmt: skip
+    document = measured(honest, Gold("two", "0" * 64, XSTEST, rows, annotators=("one", "other")))
+    agreed = sum(one == other for one, other in votes)
+    assert (document.rows, document.units) == (agreed, agreed)
+    assert document.raters[0].agreement.rows == document.raters[0].rows == agreed < 200
+    assert document.raters[0].agreement.kappa.value == 1.0
+    people = document.people
+    assert people is not None
+    assert people.undecided == 200 - agreed
+    expected = metrics.cohen_kappa_score(*zip(*votes, strict=True))
+    assert people.pairs[0].kappa.value == pytest.approx(expected)
+    assert people.alpha.value == pytest.approx(
+        measure.krippendorff_alpha(np.array(votes).T.astype(np.int64))
+    )
+    assert [pair.rows for pair in people.pairs] == [200, 200, 200]
+    assert people.alternative is not None
+    assert [one.rows for one in people.alternative.opponents] == [200, 200]
+    assert any(f"kappa of {expected:.3f}, the {200 - agreed} rows" in s for s in document.findings)
+    assert any(f"{200 - agreed} rows have labels by annotators" in note for note in document.notes)
+
+
+def test_two_units_do_not_pass_the_alternative_annotator_test() -> None:
+    document = measured(honest, labelled(prompts=2))
+    assert document.people is not None
+    test = document.people.alternative
+    assert test is not None
+    assert (test.test, test.passes) == ("wilcoxon", False)
+    assert any("epsilon 0.2, signed-rank test" in sentence for sentence in document.findings)
+
+
+def test_nothing_is_said_of_a_difference_that_is_unknown() -> None:
+    gold = labelled(annotators=0)
+    rows = tuple(replace(row, raters=(None,)) for row in gold.rows)
+    document = measured(honest, replace(gold, rows=rows, raters=("mute",)))
+    assert not any("mute" in sentence for sentence in document.findings)
+
+
 def test_another_rater_stands_beside_the_judge_with_its_gaps() -> None:
     gold = labelled(annotators=0)
     rows = tuple(
@@ -413,6 +469,113 @@ def test_a_budget_is_given_for_both_ways_to_correct() -> None:
     assert [one.method for one in document.budget] == ["ppi", "rogan-gladen"]
     assert all(one.labels and one.labels > 30 for one in document.budget)
     assert measured(honest).budget == ()
+
+
+def test_rows_without_a_verdict_are_no_part_of_what_a_threshold_covers() -> None:
+    document = measured(half, labelled(prompts=100), target_agreement=0.9)
+    selection = document.selection
+    assert selection is not None
+    assert selection.threshold is not None
+    assert selection.rows == 150
+    assert selection.threshold.coverage == selection.curve[-1].coverage == 0.5
+    assert any(s.endswith("judges 50.0% of them.") for s in document.findings)
+
+
+def test_figures_that_no_resample_moves_are_not_called_certain() -> None:
+    document = measured(honest)
+    judge = document.raters[0]
+    figures = judge.agreement
+    for known in (figures.accuracy, judge.labels[0].recall, judge.labels[0].precision):
+        assert known.value == known.high == 1.0
+        assert 0.8 < known.low < 1.0
+    # Jeffreys' interval of 60 prompts, not of 180 rows.
+    assert figures.accuracy == measure.share([True] * 60, range(60))
+    for unknown in (figures.kappa, figures.alpha, figures.macro_f1, judge.labels[0].f1):
+        assert unknown.value == 1.0
+        assert math.isnan(unknown.low)
+        assert math.isnan(unknown.high)
+    assert any("Kappa has no interval" in note for note in document.notes)
+    assert not any("nan" in sentence for sentence in document.findings)
+    (subset, *_) = judge.subsets
+    assert subset.accuracy.low < 1.0
+    assert document.reliability is not None
+    assert document.reliability.scores.accuracy.low < 1.0
+
+
+def test_rows_of_one_unit_have_no_interval_and_a_note() -> None:
+    document = measured(boastful, labelled(prompts=1))
+    assert math.isnan(document.raters[0].agreement.accuracy.low)
+    assert any("rows of one prompt only" in note for note in document.notes)
+
+
+def panel_of(*says: Say, gold: Gold) -> Validation:
+    panel = PanelJudge([Scripted(say) for say in says])
+    return validate(panel, gold, ValidationOptions(), draws=50, permutations=50)
+
+
+def test_a_panel_is_shown_with_its_members_and_how_independent_they_are() -> None:
+    gold = labelled(prompts=100)
+
+    def other(prompt: str, response: str) -> dict[str, float]:
+        chance = random.Random(f"other {prompt} {response}")
+        return sure(response if chance.random() < 0.7 else chance.choice(XSTEST.labels))
+
+    document = panel_of(boastful, boastful, other, gold=gold)
+    panel = document.panel
+    assert panel is not None
+    assert [one.name for one in panel.members] == ["scripted", "scripted #2", "scripted #3"]
+    assert [(pair.one, pair.other) for pair in panel.pairs] == [
+        ("scripted", "scripted #2"),
+        ("scripted", "scripted #3"),
+        ("scripted #2", "scripted #3"),
+    ]
+    assert panel.pairs[0].accuracy.value == 1.0
+    assert panel.pairs[1].accuracy.value < 0.8
+    assert all(one.labelled == 300 for one in panel.members)
+    index = {label: i for i, label in enumerate(XSTEST.labels)}
+    votes = [
+        [
+            index[max(p, key=lambda label: p[label])]
+            for p in (say(row.prompt, row.response) for say in (boastful, boastful, other))
+        ]
+        for row in gold.rows
+    ]
+    people = [row.label for row in gold.rows]
+    expected = independence(votes, 3, people).effective
+    assert panel.effective == pytest.approx(expected)
+    assert 1.0 < expected < 3.0
+    assert panel.members[2].accuracy.value == pytest.approx(
+        np.mean([vote[2] == label for vote, label in zip(votes, people, strict=True)])
+    )
+    assert any(f"amount to {expected:.1f} independent judges" in s for s in document.findings)
+    assert Validation.model_validate(document.model_dump(mode="json")) == document
+
+
+def test_members_labels_fold_onto_peoples() -> None:
+    def refuses(_prompt: str, _response: str) -> dict[str, float]:
+        return sure("refusal", QOS)
+
+    panel = PanelJudge([Scripted(refuses, QOS), Scripted(refuses, QOS)])
+    document = validate(panel, labelled(), draws=50, permutations=50)
+    assert document.panel is not None
+    refused = np.mean([row.response == "full_refusal" for row in labelled().rows])
+    assert document.panel.members[0].accuracy.value == pytest.approx(refused)
+    assert document.panel.pairs[0].accuracy.value == 1.0
+
+
+def test_members_without_an_error_have_no_number_of_independent_judges() -> None:
+    document = panel_of(honest, honest, gold=labelled())
+    assert document.panel is not None
+    assert document.panel.effective is None
+    assert any("is not known: no two of them have errors" in s for s in document.findings)
+    assert measured(honest).panel is None
+
+
+def test_a_budget_for_too_few_rows_is_a_note_beside_the_report() -> None:
+    document = measured(boastful, labelled(prompts=3), budget=0.1)
+    assert document.budget == ()
+    assert any("No budget: an audit of 9 rows" in note for note in document.notes)
+    assert measured(boastful, labelled(prompts=3), budget=0.1, budget_rows=5_000).budget
 
 
 def test_the_document_reads_back() -> None:

@@ -366,7 +366,11 @@ def _import(
             f"{len(names)} names of annotators for {len(files)} files",
             hint="Give --annotator once for each file, in their order, or not at all.",
         )
-    people = list(names) or [file.stem for file in files]
+    people = [name.strip() for name in names] or [file.stem for file in files]
+    if not all(people):
+        raise InvalidInput(
+            "the name of an annotator is empty", hint="Give --annotator a name, or leave it out."
+        )
     if twice := sorted({name for name in people if people.count(name) > 1}):
         raise InvalidInput(
             f"two files are by {twice[0]!r}", hint="Name the people with --annotator."
