@@ -35,16 +35,24 @@ class Work:
     deadline: float
 
     async def start(self, kind: str, submit: Callable[[], Future[T]]) -> Future[T]:
-        """Submit on a helper thread, because tokenizing a long text takes a while.
+        """Submit on a helper thread: tokenizing a long text or compiling a schema takes a while.
 
-        Raises what `submit` raises. Whoever is cancelled here leaves nothing running.
+        Raises what `submit` raises, and `DeadlineExceeded`. Whoever is cancelled or too late here
+        drops the work as soon as it is submitted.
         """
         task = asyncio.ensure_future(asyncio.to_thread(submit))
         try:
-            return self.metrics.track(kind, await asyncio.shield(task))
+            async with asyncio.timeout(max(0.0, self.deadline - time.monotonic())):
+                future = await asyncio.shield(task)
+        except TimeoutError:
+            if not task.done():
+                task.add_done_callback(_drop)
+                raise DeadlineExceeded("the deadline passed before the work began") from None
+            future = task.result()  # came at the last moment; or its own TimeoutError
         except asyncio.CancelledError:
             task.add_done_callback(_drop)
             raise
+        return self.metrics.track(kind, future)
 
     async def start_when_room(self, kind: str, submit: Callable[[], Future[T]]) -> Future[T]:
         """Submit, and wait for room in the queue until the deadline."""

@@ -273,10 +273,7 @@ def _corrected(table: pl.DataFrame, summary: Summary, slug: str) -> Figure:
     """Corrected differences beside uncorrected ones."""
     far = table.group_by("group").agg(pl.col("points").abs().max()).sort("points", "group")
     shown = sorted(far["group"].tail(MOST_GROUPS // 2))
-    of_shown = table.filter(pl.col("group").is_in(shown))
-    alike = ("group", "commonness", pl.col("name").is_null())  # bars, which are of all, stay
-    rank = pl.col("rate").rank("ordinal", descending=True).over(alike)
-    drawn = of_shown.filter(rank <= MOST_NAMES)
+    drawn = table.filter(pl.col("group").is_in(shown))
     kinds, legend = ["uncorrected", "corrected"], "for errors of the judge"
     color = _hue("status", kinds, [BLUE, ORANGE], legend)
     scale = alt.Scale(domain=_ends(drawn), nice=True)

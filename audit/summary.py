@@ -342,9 +342,10 @@ def _placed() -> pl.Expr:
 
 def _in_every_model(table: pl.DataFrame, group: str) -> bool:
     """Whether each model that can be compared has rows of a group."""
-    placed = table.drop_nulls((*_KEYS, "label"))
-    there = placed.filter(pl.col("group") == group)["model"].n_unique()
-    return 0 < there == placed["model"].n_unique()
+    placed = table.drop_nulls(_KEYS)
+    heard = placed.filter(pl.col("label").is_not_null().any().over("model"))
+    there = heard.filter(pl.col("group") == group)["model"].n_unique()
+    return 0 < there == heard["model"].n_unique()
 
 
 def _excluded(

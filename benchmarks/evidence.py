@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
-from evenhand.judge.evidence import Evidence
+from evenhand.judge.evidence import Evidence, Record
 
 SHIPPED = Path(__file__).parents[1] / "judge" / "measured"
 
@@ -25,14 +26,25 @@ def main(folder: str) -> None:
     for old in SHIPPED.glob("*.json"):
         old.unlink()
     for record in records:
-        document = record.document
-        if record.kind == "probes":
-            document = {**document, "report": {**document["report"], "flipped": []}}
-        shipped = record.model_copy(update={"document": document})
+        shipped = record.model_copy(update={"document": _without_texts(record)})
         name = f"{record.kind}-{record.id.partition('.')[2]}.json"
         text = json.dumps(shipped.model_dump(mode="json"), indent=1)
         (SHIPPED / name).write_text(text + "\n", encoding="utf-8")
         print(f"{name}: {len(text):,} bytes")
+
+
+def _without_texts(record: Record) -> dict[str, Any]:
+    """What was measured, without texts that are not ours to ship."""
+    document = record.document
+    if record.kind == "probes":
+        return {**document, "report": {**document["report"], "flipped": []}}
+    if record.kind == "validation":  # a reason ends with the texts that were no labels
+        told = ("excluded", "partial")
+        return document | {
+            key: [{**one, "reason": one["reason"].partition(": ")[0]} for one in document[key]]
+            for key in told
+        }
+    return document
 
 
 if __name__ == "__main__":

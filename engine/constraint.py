@@ -14,6 +14,7 @@ import pickle
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +26,7 @@ from outlines_core import Guide, Index
 from outlines_core.json_schema import build_regex_from_schema
 
 from evenhand.engine.native import FloatRow
-from evenhand.engine.supported import refuse_unsupported
+from evenhand.engine.supported import faithful, refuse_large
 from evenhand.engine.tokens import Tokenizer
 from evenhand.schemas.errors import ConstraintError, UnsupportedSchema
 
@@ -105,30 +106,42 @@ class Compiler:
         self._vocab_hash = vocab_hash
         self._cache_dir = cache_dir
         self._lock = threading.Lock()
-        self._constraints: OrderedDict[str, Constraint] = OrderedDict()
+        self._constraints: OrderedDict[str, Future[Constraint]] = OrderedDict()
 
     def compile(self, schema: Mapping[str, Any]) -> Constraint:
-        """The constraint of a JSON schema. Raises `UnsupportedSchema`."""
+        """The constraint of a JSON schema. Raises `UnsupportedSchema`.
+
+        Each schema is compiled once, by the first thread that asks; only those that ask for the
+        same one wait for it.
+        """
         text = json.dumps(schema)
         with self._lock:
-            if (known := self._constraints.get(text)) is None:
-                refuse_unsupported(schema, n_vocab=self._n_vocab)
-                known = Constraint(self._index(text), self._n_vocab)
-                self._constraints[text] = known
-                while len(self._constraints) > _KEPT:
-                    self._constraints.popitem(last=False)
+            known = self._constraints.get(text)
+            found = self._constraints.setdefault(text, Future())
             self._constraints.move_to_end(text)
-            return known
+            while len(self._constraints) > _KEPT:
+                self._constraints.popitem(last=False)
+        if known is None:
+            try:
+                found.set_result(Constraint(self._index(schema), self._n_vocab))
+            except BaseException as exc:
+                with self._lock:
+                    if self._constraints.get(text) is found:
+                        del self._constraints[text]
+                found.set_exception(exc)
+        return found.result()
 
-    def _index(self, schema: str) -> Index:
+    def _index(self, schema: Mapping[str, Any]) -> Index:
+        text = json.dumps(faithful(schema))
         try:
             # The default white space pattern would add a branch at every gap.
-            regex = build_regex_from_schema(schema, whitespace_pattern="")
+            regex = build_regex_from_schema(text, whitespace_pattern="")
         except Exception as exc:
             raise UnsupportedSchema(
                 f"outlines cannot compile this JSON schema: {exc}",
                 hint="Use objects, enums, strings, numbers, booleans and arrays of these.",
             ) from exc
+        refuse_large(regex, n_vocab=self._n_vocab)
         key = hashlib.sha256(
             "\n".join((regex, self._vocab_hash, version("outlines_core"))).encode()
         ).hexdigest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from importlib.metadata import version
 from typing import Any
@@ -12,6 +12,7 @@ from evenhand.engine import futures, open_engine
 from evenhand.engine.base import Completion, Engine
 from evenhand.engine.conformity import checker
 from evenhand.engine.prompt import Message, Segment
+from evenhand.engine.supported import faithful
 from evenhand.generator.base import (
     BaseGenerator,
     OnText,
@@ -20,7 +21,7 @@ from evenhand.generator.base import (
     seeded,
 )
 from evenhand.prompts import Template, Words, load
-from evenhand.schemas.errors import ConstraintError, InvalidInput
+from evenhand.schemas.errors import ConstraintError, InvalidInput, UnsupportedSchema
 from evenhand.schemas.fingerprint import fingerprint_of
 from evenhand.schemas.generation import Generation, Sampling, Turn
 
@@ -82,7 +83,7 @@ class Generator(BaseGenerator):
         check_request(prompt, n)
         sampling = seeded(sampling or self._sampling)
         blocks = self.template.render(untrusted={"prompt": prompt, "system": system})
-        fault = None if schema is None else checker(schema)
+        check = None if schema is None else _checked(schema)
         encoded = self._engine.encode(self._segments(blocks, history), reserve=1)
         forged = encoded.neutralised + sum(
             w.neutralised for words in blocks.values() for w in words
@@ -92,9 +93,8 @@ class Generator(BaseGenerator):
 
         def finish(completions: list[Completion]) -> list[Generation]:
             for c in completions:
-                ended = c.finish_reason in ("stop", "grammar")
-                if fault is not None and ended and (wrong := fault(c.text)) is not None:
-                    raise ConstraintError(f"the constraint let through {c.text[:80]!r}: {wrong}")
+                if check is not None and c.finish_reason in ("stop", "grammar"):
+                    check(c.text)
             seconds = time.monotonic() - started
             notes = (f"delimiters_neutralised:{forged}",) if forged else ()
             return [
@@ -145,3 +145,19 @@ class Generator(BaseGenerator):
         *before, last = [Message(role, content) for role, content in turns.items()]
         earlier = [Message.text(turn.role, turn.text) for turn in history]
         return self._engine.chat([*before, *earlier, last])
+
+
+def _checked(schema: Mapping[str, Any]) -> Callable[[str], None]:
+    """Raise for a text that is not of the schema, and say whose fault that is."""
+    wanted, compiled = checker(schema), checker(faithful(schema))
+
+    def check(text: str) -> None:
+        if (wrong := compiled(text)) is not None:
+            raise ConstraintError(f"the constraint let through {text[:80]!r}: {wrong}")
+        if (wrong := wanted(text)) is not None:
+            raise UnsupportedSchema(
+                f"no grammar could hold this JSON schema: {text[:80]!r} came, and {wrong}",
+                hint="Make the branches of oneOf exclude one another, or use anyOf.",
+            )
+
+    return check

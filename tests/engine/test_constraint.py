@@ -6,7 +6,9 @@ import json
 import os
 import pickle
 import random
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,6 @@ from evenhand.engine.constraint import Compiler, Constraint, Cursor, answer_trie
 from evenhand.engine.engine import LlamaEngine
 from evenhand.engine.native import Model
 from evenhand.engine.prompt import Segment
-from evenhand.engine.supported import refuse_unsupported
 from evenhand.engine.tokens import Tokenizer
 from evenhand.judge.llm import Judge
 from evenhand.schemas.errors import ConstraintError, UnsupportedSchema
@@ -339,14 +340,46 @@ def test_names_that_look_like_keywords_are_no_keywords(
     assert compiler_of(tiny_tokenizer).compile(schema).start().complete is False
 
 
-def test_how_wide_a_bound_may_be_depends_on_the_vocabulary() -> None:
-    schema = {"type": "object", "properties": {"a": {"type": "string", "maxLength": 300}}}
-    refuse_unsupported(schema, n_vocab=32_000)
-    with pytest.raises(UnsupportedSchema, match="too widely") as caught:
-        refuse_unsupported(schema, n_vocab=128_000)
-    assert "262 characters" in caught.value.hint
-    literal = {"type": "string", "pattern": "^20260101$"}
-    refuse_unsupported(literal, n_vocab=128_000)
+def test_a_slow_schema_holds_up_only_those_that_ask_for_it(
+    tiny_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    built: list[str] = []
+
+    def slow(regex: str, vocabulary: Any) -> Index:
+        built.append(regex)
+        if "label" in regex:
+            begun.set()
+            assert go_on.wait(30)
+        return Index(regex, vocabulary)
+
+    monkeypatch.setattr(module, "Index", slow)
+    compiler = compiler_of(tiny_tokenizer)
+    with ThreadPoolExecutor(3) as pool:
+        try:
+            same = [pool.submit(compiler.compile, LABELS) for _ in range(2)]
+            assert begun.wait(30)
+            pool.submit(compiler.compile, {"type": "boolean"}).result(30)
+            assert not any(future.done() for future in same)
+        finally:
+            go_on.set()
+        assert same[0].result(30) is same[1].result(30)
+    assert len(built) == 2
+
+
+def test_a_failed_compilation_is_not_kept(
+    tiny_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler = compiler_of(tiny_tokenizer)
+
+    def broken(*_args: Any) -> Index:
+        raise ValueError("made up")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "Index", broken)
+        with pytest.raises(UnsupportedSchema, match="made up"):
+            compiler.compile(LABELS)
+    assert compiler.compile(LABELS) is compiler.compile(LABELS)
 
 
 # -- kept on disk -------------------------------------------------------------------------------

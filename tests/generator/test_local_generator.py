@@ -172,6 +172,16 @@ def test_json_outside_the_schema_is_an_error(text: str) -> None:
         generator.submit("x", schema={"type": 3})
 
 
+def test_what_a_grammar_cannot_hold_is_the_schemas_fault() -> None:
+    """Branches of oneOf that overlap are compiled as anyOf; a text of both is of neither."""
+    either = {"oneOf": [{"type": "integer"}, {"enum": [1, 2]}]}
+    schema = {"type": "object", "properties": {"a": either}, "required": ["a"]}
+    both, one = (Generator(FakeEngine(reply=lambda _t, _s, a=a: f'{{"a":{a}}}')) for a in (1, 3))
+    with pytest.raises(UnsupportedSchema, match="no grammar could hold"):
+        both.submit("x", schema=schema).result(5)
+    assert one.submit("x", schema=schema).result(5)[0].text == '{"a":3}'
+
+
 def test_log_probabilities_are_left_out_of_records() -> None:
     [told] = Generator(FakeEngine(reply=lambda _t, _s: "ab")).submit("x", top_logprobs=1).result(5)
     assert told.log_probs is not None
