@@ -300,7 +300,7 @@ def test_a_file_of_responses(store: Store, tmp_path: Path) -> None:
         ("m|#1|3", "m", 3, "refusal", "r", "judged", 1, None),
         ("theirs|#2|0", "theirs", 0, None, "", "judged", 2, None),
         ("m|#3|0", "m", 0, None, None, "error", 3, None),
-        ("theirs|#4|0", "theirs", 0, None, None, "error", 4, None),
+        ("theirs|#4|0", "theirs", 0, None, "r", "error", 4, None),
     ]
 
 
