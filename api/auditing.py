@@ -23,7 +23,7 @@ from evenhand.engine.settings import EngineSettings
 from evenhand.generator.base import BaseGenerator
 from evenhand.generator.open import open_generator
 from evenhand.judge.base import BaseJudge
-from evenhand.judge.evidence import Evidence
+from evenhand.judge.evidence import kept_in
 from evenhand.judge.facts import keep_facts
 from evenhand.judge.open import open_judge
 from evenhand.schemas.audit import GeneratorSpec, JudgeSpec
@@ -78,7 +78,7 @@ class ServiceModels:
         What it is made of is kept, for the judge's card in the report.
         """
         judge = self._judge(spec, taxonomy)
-        keep_facts(judge, Evidence(self._settings.data_dir / "judges"))
+        keep_facts(judge, kept_in(self._settings.data_dir))
         return judge
 
     def _judge(self, spec: JudgeSpec, taxonomy: str) -> BaseJudge:

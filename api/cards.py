@@ -9,7 +9,7 @@ from pathlib import Path
 
 from evenhand.judge.base import BaseJudge
 from evenhand.judge.card import Card, make_card
-from evenhand.judge.evidence import Evidence, shipped
+from evenhand.judge.evidence import known
 from evenhand.judge.facts import facts_of
 
 
@@ -18,4 +18,4 @@ def card_of(judge: BaseJudge, data_dir: Path) -> Card:
 
     Raises `StoreError` for a folder of evidence that cannot be read.
     """
-    return make_card(facts_of(judge), [*shipped(), *Evidence(data_dir / "judges").all()])
+    return make_card(facts_of(judge), known(data_dir))

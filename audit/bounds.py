@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import get_args
 
@@ -50,9 +50,13 @@ def widen(analysis: Analysis, lacking: pl.DataFrame, counted: Sequence[Axis] = (
     return replace(analysis, rates=rates, comparisons=comparisons)
 
 
+def bounds(hits: int, judged: int, rows: int) -> tuple[float, float]:
+    """The fraction of all `rows` if none without a verdict counted, and if all did."""
+    return hits / rows, (hits + rows - judged) / rows
+
+
 def _count(rows: pl.DataFrame, keys: tuple[str, ...]) -> Counter[_Place]:
-    found = rows.group_by(keys).len()
-    return Counter({place: n for *place_, n in found.iter_rows() for place in [tuple(place_)]})
+    return Counter({tuple(place): n for *place, n in rows.group_by(keys).len().iter_rows()})
 
 
 def _possible(counts: Counter[_Place], places: Iterable[_Place]) -> int:
@@ -65,16 +69,12 @@ def _possible(counts: Counter[_Place], places: Iterable[_Place]) -> int:
     return sum(counts[place] for place in fitting)
 
 
-def _bounds(hits: int, judged: int, rows: int) -> tuple[float, float]:
-    return hits / rows, (hits + rows - judged) / rows
-
-
 def _rate(rate: Rate, counts: Counter[_Place], *, counted: bool) -> Rate:
     key = {"model": rate.model, "group": rate.group, "name": rate.key, "template": rate.key}
     place = tuple(key[axis] for axis in _PLACES[rate.by])
     rows = rate.rows + (0 if counted else counts[place])
     possible = _possible(counts, [place])
-    return replace(rate, rows=rows, bounds=_bounds(rate.hits, rate.judged, rows + possible))
+    return replace(rate, rows=rows, bounds=bounds(rate.hits, rate.judged, rows + possible))
 
 
 def _comparison(one: Comparison, groups: Mapping[str, Rate], counts: Counter[_Place]) -> Comparison:
@@ -83,13 +83,10 @@ def _comparison(one: Comparison, groups: Mapping[str, Rate], counts: Counter[_Pl
 
     def ends(side: Sequence[str]) -> tuple[float, float]:
         of = [groups[g] for g in side]
-        hits, judged, rows = (sum(x) for x in zip(*_totals(of), strict=True))
         possible = _possible(counts, [(one.model, g) for g in side])
-        return _bounds(hits, judged, rows + possible)
+        return bounds(
+            sum(r.hits for r in of), sum(r.judged for r in of), sum(r.rows for r in of) + possible
+        )
 
     here, there = ends([one.group]), ends(others)
     return replace(one, bounds=(100 * (here[0] - there[1]), 100 * (here[1] - there[0])))
-
-
-def _totals(rates: Iterable[Rate]) -> Iterator[tuple[int, int, int]]:
-    return ((rate.hits, rate.judged, rate.rows) for rate in rates)

@@ -23,6 +23,7 @@ from evenhand.judge.correction import (
     PPI,
     Audited,
     Corrected,
+    missing,
     ppi_difference,
     ppi_rate,
 )
@@ -223,7 +224,7 @@ def _rate(
         if where.sum() == len(every):
             side = model.side(where, metric)
     if isinstance(side, str):
-        return _none(level, every["human"].count(), side)
+        return missing(PPI, level, every["human"].count(), side)
     return ppi_rate(side, level=level)
 
 
@@ -247,7 +248,8 @@ def _difference(
         corrected = ppi_difference(ready[0], ready[1], level=level)
         wide = ppi_difference(ready[0], ready[1], level=joint)
     else:
-        corrected = wide = _none(level, labels, next(s for s in sides if isinstance(s, str)))
+        reason = next(side for side in sides if isinstance(side, str))
+        corrected = wide = missing(PPI, level, labels, reason)
     points = Estimate(*(x / 100 for x in (one.points.value, one.points.low, one.points.high)))
     return CorrectedDifference(
         model=one.model,
@@ -281,18 +283,6 @@ def _uncorrected(estimate: Estimate, level: float) -> Corrected:
         interval=(estimate.low, estimate.high) if known else None,
         level=level,
         labels=0,
-    )
-
-
-def _none(level: float, labels: int, reason: str) -> Corrected:
-    return Corrected(
-        status="uncorrected",
-        method=PPI,
-        estimate=None,
-        interval=None,
-        level=level,
-        labels=labels,
-        reason=f"not identified: {reason}",
     )
 
 

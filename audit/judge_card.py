@@ -6,20 +6,18 @@ escaped, and the page holds no script and forbids itself any.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import re
 import time
-from importlib import resources
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
+from evenhand.audit.page import environment, style
 from evenhand.audit.store import Store
 from evenhand.audit.summary import Summary
 from evenhand.judge.card import CITATION, Card, Cell, Figure, make_card, recorded_facts
-from evenhand.judge.evidence import Evidence, shipped
+from evenhand.judge.evidence import known
 from evenhand.schemas.taxonomy import Taxonomy
 
 _SPECIAL = re.compile(r"([\\|*<>`\[\]#~])")
@@ -31,7 +29,7 @@ def cards(store: Store, summary: Summary) -> dict[str, Card]:
     Made of what was kept beside the audits and what ships. A judge that was not opened yet has
     none. Raises `StoreError` for records that cannot be read.
     """
-    records = [*shipped(), *Evidence(store.folder / "judges").all()]
+    records = known(store.folder)
     taxonomy = Taxonomy.load(summary.plan.taxonomy)
     found = {}
     for one in summary.judges:
@@ -52,13 +50,11 @@ def markdown(card: Card) -> str:
 
 def page(card: Card) -> str:
     """The card as one page of HTML."""
-    style = (resources.files("evenhand.audit") / "report.css").read_text(encoding="utf-8")
     return _environment().get_template("card.html.j2").render(
         card=card,
         citation=CITATION,
         body=body(card),
-        style=Markup(style),
-        style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+        **style(),
     )  # fmt: skip
 
 
@@ -68,20 +64,10 @@ def body(card: Card, level: int = 2) -> Markup:
 
 
 def _environment(*, escape: bool = True) -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_template),
-        autoescape=escape,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(cell=_cell, day=_day, md=_escaped, fence=_fence)
-    environment.tests["numeric"] = _numeric
-    return environment
-
-
-def _template(name: str) -> str:
-    return (resources.files("evenhand.audit") / name).read_text(encoding="utf-8")
+    found = environment(escape=escape)
+    found.filters.update(cell=_cell, day=_day, md=_escaped, fence=_fence)
+    found.tests["numeric"] = _numeric
+    return found
 
 
 def _cell(value: Cell) -> str:

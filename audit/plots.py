@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import altair as alt
@@ -47,6 +48,12 @@ class Figure:
     def png(self) -> bytes:
         """The same as an image, at twice the size."""
         return vl_convert.svg_to_png(self.svg, scale=_PNG_SCALE)
+
+    def write(self, folder: Path) -> None:
+        """As SVG, PNG and CSV, into a folder that is there. Raises `OSError`."""
+        (folder / f"{self.slug}.svg").write_text(self.svg, encoding="utf-8")
+        (folder / f"{self.slug}.png").write_bytes(self.png())
+        self.table.write_csv(folder / f"{self.slug}.csv")
 
 
 def figures(summary: Summary, judge: JudgeSummary) -> Iterator[Figure]:

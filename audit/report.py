@@ -7,23 +7,21 @@ is escaped.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 import polars as pl
 from markupsafe import Markup
 
 from evenhand.audit import findings, judge_card
 from evenhand.audit.corrected import CorrectedDifference, CorrectedRate, Correction
+from evenhand.audit.page import environment, style
 from evenhand.audit.statistics import Estimate, Rate
 from evenhand.audit.store import Store
 from evenhand.audit.summary import Summary, as_it_is, summarise
@@ -84,9 +82,7 @@ def write_report(store: Store, id: str, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         for figure in (figure for own in figures.values() for figure in own):
-            (folder / f"{figure.slug}.svg").write_text(figure.svg, encoding="utf-8")
-            (folder / f"{figure.slug}.png").write_bytes(figure.png())
-            figure.table.write_csv(folder / f"{figure.slug}.csv")
+            figure.write(folder)
         for name, table in _tables(summary).items():
             table.write_csv(folder / f"{name}.csv")
         (folder / "summary.json").write_text(summary.model_dump_json(indent=2), encoding="utf-8")
@@ -140,15 +136,8 @@ def _clip(text: str) -> str:
 def _page(store: Store, summary: Summary, figures: Mapping[str, Sequence[Figure]]) -> str:
     from evenhand.audit.plots import inline
 
-    folder = resources.files("evenhand.audit")
-    style = (folder / "report.css").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
+    templates = environment()
+    templates.filters.update(
         percent=findings.percent,
         signed=findings.signed,
         p_value=_p_value,
@@ -157,9 +146,8 @@ def _page(store: Store, summary: Summary, figures: Mapping[str, Sequence[Figure]
         duration=_duration,
         cell=_cell,
     )
-    environment.tests.update(known=_known, nan=math.isnan)
-    template = environment.from_string((folder / "report.html.j2").read_text(encoding="utf-8"))
-    return template.render(
+    templates.tests.update(known=_known, nan=math.isnan)
+    return templates.get_template("report.html.j2").render(
         summary=summary,
         judges=summary.judges,
         figures=figures,
@@ -170,8 +158,7 @@ def _page(store: Store, summary: Summary, figures: Mapping[str, Sequence[Figure]
         sentences={template.id: template.text for template in summary.plan.templates},
         plan=json.dumps(_shown(summary.plan), indent=2, ensure_ascii=False),
         inline=lambda figure, prefix: Markup(inline(figure, prefix)),  # Vega escapes what it draws
-        style=Markup(style),
-        style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+        **style(),
         alpha=findings.ALPHA,
         most=MOST_ROWS,
         examples_each=EXAMPLES,

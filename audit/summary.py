@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 from scipy import stats
 
 from evenhand.audit import annotate, findings
-from evenhand.audit.bounds import widen
+from evenhand.audit.bounds import bounds, widen
 from evenhand.audit.corrected import Correction, correct
 from evenhand.audit.plan import plan_hash
 from evenhand.audit.statistics import (
@@ -335,11 +335,6 @@ def _changed(audit: Audit) -> bool:
         return True  # it is gone
 
 
-def _placed() -> pl.Expr:
-    """Whether a row can be compared: all that it is about is known."""
-    return pl.all_horizontal(pl.col(_KEYS).is_not_null())
-
-
 def _in_every_model(table: pl.DataFrame, group: str) -> bool:
     """Whether each model that can be compared has rows of a group."""
     placed = table.drop_nulls(_KEYS)
@@ -386,7 +381,7 @@ def _judge(
     )
     compared = [metric.name for metric in metrics]
     placed = rows.drop_nulls(_KEYS)
-    unplaced = rows.filter(~_placed())
+    unplaced = rows.filter(pl.any_horizontal(pl.col(_KEYS).is_null()))
     analysis, uncompared, crossed = Analysis((), (), ()), _uncompared(rows, placed), True
     detections: tuple[Detection, ...] = ()
     if len(placed):
@@ -482,7 +477,7 @@ def _plain(rows: pl.DataFrame, metrics: tuple[Metric, ...], by: str) -> Iterator
                 judged=judged,
                 rows=of,
                 share=Estimate(hits / judged if judged else UNKNOWN, UNKNOWN, UNKNOWN),
-                bounds=(hits / of, (hits + of - judged) / of),
+                bounds=bounds(hits, judged, of),
             )
 
 

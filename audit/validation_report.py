@@ -7,16 +7,13 @@ escaped, and the page holds no script and forbids itself any.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
 import time
-from importlib import resources
 from pathlib import Path
 
-import jinja2
 from markupsafe import Markup
 
+from evenhand.audit.page import environment, style
 from evenhand.audit.plots import inline
 from evenhand.audit.validation_plots import figures
 from evenhand.judge.agreement import Estimate
@@ -25,23 +22,14 @@ from evenhand.judge.validation import Validation
 
 def render(document: Validation) -> str:
     """The report as one page of HTML."""
-    folder = resources.files("evenhand.audit")
-    style = (folder / "report.css").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(estimate=_estimate, p_value=_p_value, day=_day, cell=_cell)
-    template = environment.from_string((folder / "validation.html.j2").read_text(encoding="utf-8"))
-    return template.render(
+    templates = environment()
+    templates.filters.update(estimate=_estimate, p_value=_p_value, day=_day, cell=_cell)
+    return templates.get_template("validation.html.j2").render(
         document=document,
         judge=document.raters[0],
         figures=list(figures(document)),
         inline=lambda figure, prefix: Markup(inline(figure, prefix)),  # Vega escapes what it draws
-        style=Markup(style),
-        style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+        **style(),
     )
 
 
@@ -49,9 +37,7 @@ def write_figures(document: Validation, folder: Path) -> None:
     """Each figure as SVG, PNG and CSV, into a folder that is made if need be. Raises `OSError`."""
     folder.mkdir(parents=True, exist_ok=True)
     for figure in figures(document):
-        (folder / f"{figure.slug}.svg").write_text(figure.svg, encoding="utf-8")
-        (folder / f"{figure.slug}.png").write_bytes(figure.png())
-        figure.table.write_csv(folder / f"{figure.slug}.csv")
+        figure.write(folder)
 
 
 def _estimate(of: Estimate) -> str:

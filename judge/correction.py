@@ -92,7 +92,8 @@ def _found(
     )
 
 
-def _missing(method: str, level: float, labels: int, reason: str) -> Corrected:
+def missing(method: str, level: float, labels: int, reason: str) -> Corrected:
+    """No corrected figure, and why."""
     return Corrected(
         status="uncorrected",
         method=method,
@@ -196,7 +197,7 @@ def uncorrected_rate(
     """
     _check_counts(positives, rows, design_effect)
     if math.isinf(design_effect):
-        return _missing(WILSON, level, 0, ONE_CLUSTER)
+        return missing(WILSON, level, 0, ONE_CLUSTER)
     z, n, p = _normal(level), rows / design_effect, positives / rows
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
@@ -224,9 +225,9 @@ def rogan_gladen(
     z = _normal(level)
     labels = round(accuracy.positives + accuracy.negatives)
     if math.isinf(design_effect):
-        return _missing(ROGAN_GLADEN, level, labels, ONE_CLUSTER)
+        return missing(ROGAN_GLADEN, level, labels, ONE_CLUSTER)
     if min(accuracy.positives, accuracy.negatives) < LEAST:
-        return _missing(
+        return missing(
             ROGAN_GLADEN,
             level,
             labels,
@@ -245,7 +246,7 @@ def rogan_gladen(
         accuracy.true_negatives / accuracy.negatives,
     )
     if sum(raw) <= 1 or youden <= z * math.sqrt(of_sensitivity + of_specificity):
-        return _missing(
+        return missing(
             ROGAN_GLADEN,
             level,
             labels,
@@ -260,7 +261,7 @@ def rogan_gladen(
         said * (1 - said) / n + (1 - rate) ** 2 * of_specificity + rate**2 * of_sensitivity
     )
     if abs(unbounded - rate) > OUT_OF_REACH * error / youden:
-        return _missing(ROGAN_GLADEN, level, labels, UNLIKE)
+        return missing(ROGAN_GLADEN, level, labels, UNLIKE)
     low, high = (rate + shift + sign * z * error / youden for sign in (-1, 1))
     estimate = (positives / rows + raw[1] - 1) / (sum(raw) - 1)
     return _found(ROGAN_GLADEN, estimate, low, high, level, labels)
@@ -301,7 +302,7 @@ def confusion_inverse(
     z, labels = _normal(level), round(table.sum())
 
     def nothing(reason: str) -> tuple[Corrected, ...]:
-        return (_missing(INVERSE, level, labels, reason),) * classes
+        return (missing(INVERSE, level, labels, reason),) * classes
 
     if math.isinf(design_effect):
         return nothing(ONE_CLUSTER)
@@ -516,7 +517,7 @@ def _ppi(sides: list[_Rows], signs: list[float], level: float, adjusted: bool) -
         )
     for side in sides:
         if side.labelled.sum() < LEAST:
-            return _missing(
+            return missing(
                 method,
                 level,
                 labels,
@@ -531,7 +532,7 @@ def _ppi(sides: list[_Rows], signs: list[float], level: float, adjusted: bool) -
     for key in keys:
         in_side = _by_side(key[labelled], side_of[labelled])
         if min(len(found) for found in in_side) < 2:
-            return _missing(method, level, labels, ONE_CLUSTER)
+            return missing(method, level, labels, ONE_CLUSTER)
         freedom = min(freedom, len(set().union(*in_side)) - _means(in_side))
     scores = np.concatenate([s * fit.scores for s, fit in zip(signs, used, strict=True)])
     variance = _variance(scores, keys, side_of) + sum(fit.more for fit in used)

@@ -146,6 +146,16 @@ class Evidence:
         return self.folder / record.fingerprint[:16] / name
 
 
+def kept_in(data_dir: str | Path) -> Evidence:
+    """The evidence of a data folder, which stands beside its audits."""
+    return Evidence(Path(data_dir) / "judges")
+
+
+def known(data_dir: str | Path) -> list[Record]:
+    """All that was measured: what ships, and what is kept in a data folder. Raises as `load`."""
+    return [*shipped(), *kept_in(data_dir).all()]
+
+
 def shipped() -> list[Record]:
     """What was measured of the bundled judge before it was shipped (`make evidence`)."""
     folder = resources.files("evenhand.judge") / "measured"

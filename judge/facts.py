@@ -7,7 +7,6 @@ know what was measured, or how any of it is shown.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -111,12 +110,6 @@ class Facts(BaseModel):
     gives_probabilities: bool | None = None
     about: About = About()
     members: Annotated[tuple[Facts, ...], Field(exclude_if=lambda members: not members)] = ()
-
-    def fingerprints(self) -> Iterator[str]:
-        """Its own, then those of its members."""
-        yield self.fingerprint
-        for member in self.members:
-            yield from member.fingerprints()
 
 
 def facts_of(judge: BaseJudge) -> Facts:

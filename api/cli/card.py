@@ -62,7 +62,7 @@ def card(
     """
     from evenhand.api.cards import card_of
     from evenhand.api.cli import wiring
-    from evenhand.judge.evidence import Evidence
+    from evenhand.judge.evidence import kept_in
     from evenhand.judge.facts import About, keep_facts
 
     said = None if about is None else About.load(about)
@@ -75,7 +75,7 @@ def card(
         calibration=calibration,
     ) as services:
         judge, folder = services.judge(), services.settings.data_dir
-        evidence = Evidence(folder / "judges")
+        evidence = kept_in(folder)
         keep_facts(judge, evidence)
         if said is not None:
             evidence.save("about", judge.fingerprint, "makers", said.model_dump(exclude_none=True))

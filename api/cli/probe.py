@@ -123,7 +123,7 @@ def probe(
     }
     folder = None
     if save and limit is None:
-        folder = _save(data_dir / "judges", judge, reports, about, file)
+        folder = _save(data_dir, judge, reports, about, file)
     _report(reports, judge, about, time.monotonic() - started, folder, show=show, as_json=json)
     if all(sum(r.originals_unjudged.values()) == len(pairs) for r in reports):
         raise typer.Exit(1)
@@ -192,16 +192,16 @@ def _reopen(services: Services, judge: BaseJudge) -> Reopen:
 
 
 def _save(
-    folder: Path,
+    data_dir: Path,
     judge: BaseJudge,
     reports: Sequence[Report],
     about: dict[str, Any],
     file: str | None,
 ) -> Path:
     """Keep each probe under its kind and, for a file, that file's name. Returns the folder."""
-    from evenhand.judge.evidence import Evidence
+    from evenhand.judge.evidence import kept_in
 
-    evidence = Evidence(folder)
+    evidence = kept_in(data_dir)
     for report in reports:
         name = report.kind if file is None else f"{report.kind} on {Path(file).name}"
         path = evidence.save(

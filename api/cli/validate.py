@@ -206,7 +206,7 @@ def validate(
     from evenhand.api.services import Services
     from evenhand.api.settings import Settings
     from evenhand.audit.gold import read_gold, read_label_map
-    from evenhand.judge.evidence import Evidence
+    from evenhand.judge.evidence import kept_in
     from evenhand.judge.validation import assess, check_fit
     from evenhand.schemas.errors import InvalidInput
 
@@ -254,13 +254,13 @@ def validate(
     check_fit(known.taxonomy(), rows, asked)
     with wiring.opened("judge", **judges) as services:
         judge = services.judge()
-        folder = services.settings.data_dir / "judges"
+        evidence = kept_in(services.settings.data_dir)
         verdicts = _judge(judge, rows)
         with console.status("drawing resamples for the intervals"):
             document = assess(judge, rows, verdicts, asked)
     kept = None
     if save and document.raters[0].labelled:
-        kept = Evidence(folder).save(
+        kept = evidence.save(
             "validation", document.fingerprint, document.name, document.model_dump(mode="json")
         )
     _write(document, save_calibration, html, plots)

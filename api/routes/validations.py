@@ -34,7 +34,7 @@ from evenhand.audit.datasets import open_rows
 from evenhand.audit.gold import collect, rows_of
 from evenhand.audit.rows import Row
 from evenhand.judge.base import BaseJudge
-from evenhand.judge.evidence import Evidence, Record, record_id
+from evenhand.judge.evidence import Evidence, Record, kept_in, record_id
 from evenhand.schemas.errors import DatasetError, DeadlineExceeded, InvalidInput, Unavailable
 from evenhand.schemas.service import ValidationCard, ValidationsReply
 from evenhand.schemas.taxonomy import describe
@@ -270,7 +270,7 @@ async def _verdicts(work: Work, judge: BaseJudge, gold: Gold, queue: int) -> lis
 
 
 def _evidence(context: Context) -> Evidence:
-    return Evidence(context.settings.data_dir / "judges")
+    return kept_in(context.settings.data_dir)
 
 
 def _card(record: Record) -> ValidationCard:

@@ -176,7 +176,8 @@ def annotate(
     """
     from evenhand.api.cli import console
     from evenhand.api.cli.audit.common import opened_store
-    from evenhand.audit.annotation_files import check_free, files_in
+    from evenhand.audit.annotate import Design
+    from evenhand.audit.annotation_files import check_free, files_in, write
     from evenhand.audit.summary import people_of
     from evenhand.schemas.errors import Conflict, InvalidInput
     from evenhand.schemas.taxonomy import Taxonomy
@@ -223,22 +224,24 @@ def annotate(
                 restart=restart,
             )
             said["drawn"] = len(asked)
-        elif (found := store.sample(audit.id)) is None:
+        found = store.sample(audit.id)
+        if found is None:
             raise Conflict(
                 f"no sample of audit {audit.id} is drawn",
                 hint=f"`evenhand audit annotate {audit.id} --sample 200` draws one.",
             )
-        elif folder is not None:
-            asked = found[1]
+        design, drawn = Design.model_validate_json(found[0]), found[1]
         if folder is not None:
-            said["files"] = _export(store, audit, asked, taxonomy, folder)
-        imported = _import(store, audit, given, annotator or [], taxonomy)
+            items = _items(store, audit, drawn if sample is None else asked, design)
+            paths = write(items, taxonomy, folder)
+            said["files"] = {kind: str(path) for kind, path in paths.items()}
+        imported = _import(store, audit, drawn, given, annotator or [], taxonomy)
         if imported:
             said["imported"] = [_document(one) for one in imported]
         if disagreements is not None:
             said["disagreements"] = {
                 "file": str(disagreements),
-                "items": _export_disputed(store, audit, disagreements),
+                "items": _export_disputed(store, audit, drawn, design, disagreements),
             }
         people, _ = people_of(store, audit.id, store.table(audit.id))
     assert people is not None
@@ -329,25 +332,14 @@ def _check_same(design: Design, asked: dict[str, Any], audit: Audit) -> None:
             )
 
 
-def _export(
-    store: Store, audit: Audit, asked: Sequence[Drawn], taxonomy: Taxonomy, folder: Path
-) -> dict[str, str]:
-    from evenhand.audit.annotation_files import write
-
-    paths = write(_items(store, audit, asked), taxonomy, folder)
-    return {kind: str(path) for kind, path in paths.items()}
-
-
-def _items(store: Store, audit: Audit, asked: Sequence[Drawn]) -> list[Item]:
+def _items(store: Store, audit: Audit, asked: Sequence[Drawn], design: Design) -> list[Item]:
     """The texts of what was drawn, each once, shuffled."""
-    from evenhand.audit.annotate import Design, shuffled
+    from evenhand.audit.annotate import shuffled
     from evenhand.audit.annotation_files import Item
 
-    found = store.sample(audit.id)
-    assert found is not None
     trials = {one.item: one.trial for one in asked}
     texts = {trial: rest for trial, *rest in store.texts(audit.id, trials.values())}
-    order = shuffled(trials, Design.model_validate_json(found[0]).seed)
+    order = shuffled(trials, design.seed)
     return [Item(item, *texts[trials[item]]) for item in order]
 
 
@@ -355,7 +347,12 @@ def _items(store: Store, audit: Audit, asked: Sequence[Drawn]) -> list[Item]:
 
 
 def _import(
-    store: Store, audit: Audit, files: Sequence[Path], names: Sequence[str], taxonomy: Taxonomy
+    store: Store,
+    audit: Audit,
+    drawn: Sequence[Drawn],
+    files: Sequence[Path],
+    names: Sequence[str],
+    taxonomy: Taxonomy,
 ) -> list[Labels]:
     """Take each file's labels. All files are read before the first label is stored."""
     from evenhand.audit.annotation_files import read
@@ -375,9 +372,7 @@ def _import(
         raise InvalidInput(
             f"two files are by {twice[0]!r}", hint="Name the people with --annotator."
         )
-    found = store.sample(audit.id)
-    assert found is not None
-    known: dict[str, set[str]] = {one.item: set() for one in found[1]}
+    known: dict[str, set[str]] = {one.item: set() for one in drawn}
     for label in store.human_labels(audit.id):
         if not label.third and label.item in known:
             known[label.item].add(label.annotator)
@@ -387,15 +382,15 @@ def _import(
     return read_
 
 
-def _export_disputed(store: Store, audit: Audit, path: Path) -> int:
+def _export_disputed(
+    store: Store, audit: Audit, drawn: Sequence[Drawn], design: Design, path: Path
+) -> int:
     """Write what nobody has decided; returns how many items that are."""
     from evenhand.audit.annotate import merge
     from evenhand.audit.annotation_files import write_disputed
 
-    found = store.sample(audit.id)
-    assert found is not None
     open_ = set(merge(store.human_labels(audit.id)).open)
-    items = _items(store, audit, [one for one in found[1] if one.item in open_])
+    items = _items(store, audit, [one for one in drawn if one.item in open_], design)
     write_disputed(items, path)
     return len(items)
 
