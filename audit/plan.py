@@ -46,6 +46,17 @@ def builtin_source(name: str) -> str:
     return files[name]
 
 
+def load_sentences(source: str | Path) -> Plan:
+    """A plan of templates and groups of names. Raises as `load`, and for a plan of another kind."""
+    found = load(source)
+    if not found.templates:
+        raise InvalidInput(
+            f"plan {found.name!r} has no templates",
+            hint="Give a plan with templates and groups of names.",
+        )
+    return found
+
+
 def load(source: str | Path | Mapping[str, Any] | Plan) -> Plan:
     """Return a plan from a built-in name, a TOML or JSON file, or plain data.
 

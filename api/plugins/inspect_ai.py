@@ -159,14 +159,9 @@ def qos_names(
     log to `evenhand audit`.
     """
     # A plan's file needs the readers of data, which scorers do without.
-    from evenhand.audit.plan import load
+    from evenhand.audit.plan import load_sentences
 
-    found = load(plan)
-    if not found.templates:
-        raise InvalidInput(
-            f"plan {found.name!r} has no templates",
-            hint="Give a plan with templates and groups of names.",
-        )
+    found = load_sentences(plan)
     sampling = _sampling(found.sampling)
     return Task(
         name=found.name,

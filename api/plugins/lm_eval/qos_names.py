@@ -23,9 +23,9 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.filters import build_filter_ensemble
 
 from evenhand.api.plugins.shared import shared
-from evenhand.audit.plan import load
+from evenhand.audit.plan import load_sentences
 from evenhand.audit.statistics import Metric, composites
-from evenhand.schemas.errors import EvenhandError, InvalidInput
+from evenhand.schemas.errors import EvenhandError
 from evenhand.schemas.taxonomy import Taxonomy
 from evenhand.schemas.verdict import Failure, Status
 
@@ -41,14 +41,9 @@ _STDERR = "_stderr"  # how lm-eval calls the standard error of a metric
 def documents(plan: str = "qos-names", **_: Any) -> dict[str, datasets.Dataset]:
     """The sentences of a plan with templates and groups: each of its templates with each name.
 
-    lm-eval hands over all `metadata` of the task. Raises `InvalidInput`, and what `load` raises.
+    lm-eval hands over all `metadata` of the task. Raises what `load_sentences` raises.
     """
-    found = load(plan)
-    if not found.templates:
-        raise InvalidInput(
-            f"plan {found.name!r} has no templates",
-            hint="Give a plan with templates and groups of names.",
-        )
+    found = load_sentences(plan)
     rows = [
         {
             "prompt": template.fill(entry.name),
