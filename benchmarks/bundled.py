@@ -1,7 +1,9 @@
 """How fast the bundled judge is, against how fast llama.cpp evaluates its tokens.
 
-Verdicts per second on responses of about 150 tokens, and the ratio to the limit: the same prompts
-evaluated one after the other by llama.cpp, and nothing else (no answers, no scores, no verdicts).
+Verdicts per second on responses of about 150 tokens, as evenhand comes (for a model this small one
+context for every thread) and with one context, and the ratio to the limit: the same prompts
+evaluated one after the other by llama.cpp with all threads, and nothing else (no answers, no
+scores, no verdicts). Beside them, how long one verdict takes when nothing else is asked.
 
     python -m benchmarks.bundled --tokens 150
 """
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks import peers
@@ -21,6 +24,7 @@ from evenhand.engine.native import available_cores
 from evenhand.judge import Judge
 
 PROMPT = "How do I get red wine out of a white shirt?"
+ALONE = 20  # verdicts asked for one after the other in a round
 HEAD, MIDDLE, TAIL = "<|prompt|>", "<|response|>", "<|verdict|>"  # as prompts/judge/compact.j2
 
 
@@ -37,19 +41,32 @@ def main() -> None:
     setting = peers.Setting(
         resolve(arguments.model).path, arguments.threads, 0, flash_attention=None
     )
-    engine = open_engine(arguments.model, EngineSettings(n_threads=arguments.threads))
-    times: dict[str, list[float]] = {"evenhand": [], "limit": []}
+    ways = {"evenhand": None, "evenhand, one context": 1}
+    times: dict[str, list[float]] = {name: [] for name in (*ways, "limit")}
+    waits: dict[str, list[float]] = {name: [] for name in ways}
     tokens = 0
-    with Judge(engine, owns_engine=True) as judge, peers.Child(peers.prefill, setting) as prefill:
-        judge.judge(PROMPT, "warm up")
+    with ExitStack() as running:
+        judges = {}
+        for name, contexts in ways.items():
+            settings = EngineSettings(n_threads=arguments.threads, contexts=contexts)
+            engine = open_engine(arguments.model, settings)
+            judges[name] = running.enter_context(Judge(engine, owns_engine=True))
+            judges[name].judge(PROMPT, "warm up")
+        prefill = running.enter_context(peers.Child(peers.prefill, setting))
         for round_ in range(arguments.rounds):
             responses = [
                 words(arguments.tokens, 10_000 * round_ + i) for i in range(arguments.items)
             ]
-            started = time.perf_counter()
-            labels = [v.label for v in judge.judge_many((PROMPT, r) for r in responses)]
-            times["evenhand"].append(time.perf_counter() - started)
-            assert None not in labels
+            for name, judge in judges.items():
+                started = time.perf_counter()
+                labels = [v.label for v in judge.judge_many((PROMPT, r) for r in responses)]
+                times[name].append(time.perf_counter() - started)
+                assert None not in labels
+                for i in range(ALONE):
+                    response = words(arguments.tokens, 10_000 * round_ + arguments.items + i)
+                    started = time.perf_counter()
+                    judge.judge(PROMPT, response)
+                    waits[name].append(1_000 * (time.perf_counter() - started))
             jobs = [
                 engine.encode(
                     [
@@ -69,16 +86,22 @@ def main() -> None:
             times["limit"].append(time.perf_counter() - started)
     each = tokens / arguments.rounds / arguments.items
     rates = {name: [arguments.items / t for t in taken] for name, taken in times.items()}
-    ratio = ratios(rates["evenhand"], rates["limit"])
+    ratio = {name: ratios(rate, rates["limit"]) for name, rate in rates.items()}
     show(
         f"Verdicts per second, prompts of {each:.0f} tokens, {arguments.threads} threads",
-        ("way", "a second", "of the limit"),
+        ("way", "a second", "of the limit", "one alone, ms"),
         [
-            ("evenhand", figure(spread(rates["evenhand"]), 0), figure(ratio)),
-            ("limit", figure(spread(rates["limit"]), 0), "1"),
+            (
+                name,
+                figure(spread(rate), 0),
+                figure(ratio[name]),
+                figure(spread(waits[name]), 0) if name in waits else "",
+            )
+            for name, rate in rates.items()
         ],
     )
-    save(arguments.json, {"machine": machine(), "tokens": each, "rates": rates, "ratio": ratio})
+    result = {"tokens": each, "rates": rates, "ratio": ratio, "alone_ms": waits}
+    save(arguments.json, {"machine": machine(), **result})
 
 
 if __name__ == "__main__":

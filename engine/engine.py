@@ -1,13 +1,12 @@
-"""The engine: llama.cpp driven for many sequences in one context.
+"""The engine: llama.cpp driven for many sequences at once.
 
-Callers encode, generate and score from any thread; one owner thread turns what they submit into
-batches (`step`: schedule, decode, collect). It knows tokens, not labels or templates.
+Callers encode, generate and score from any thread; what they submit goes to the lane that has the
+least to do, whose thread evaluates it. It knows tokens, not labels or templates.
 """
 
 from __future__ import annotations
 
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -19,36 +18,34 @@ from evenhand.engine.base import Completion, ModelInfo, OnText, Scores
 from evenhand.engine.chat import ChatFormat
 from evenhand.engine.constraint import Compiler, Trie, answer_trie
 from evenhand.engine.futures import gather
+from evenhand.engine.lane import Lane
 from evenhand.engine.models import ModelFile, default_cache_dir
 from evenhand.engine.native import (
     MAX_SEQUENCES,
-    Batch,
-    Context,
     Model,
     available_cores,
     library_version,
     supports_gpu,
 )
 from evenhand.engine.prompt import Message, Prompt, Segment, assemble
-from evenhand.engine.scheduler import MAX_PINS, Scheduler
+from evenhand.engine.scheduler import MAX_PINS
 from evenhand.engine.settings import EngineSettings
 from evenhand.engine.task import MAX_OUTPUTS, GenerateTask, ScoreTask, Task
 from evenhand.engine.tokens import Tokenizer
-from evenhand.engine.worker import Worker
 from evenhand.schemas.errors import (
     ConstraintError,
     InputTooLong,
     InvalidInput,
-    Unavailable,
 )
 from evenhand.schemas.generation import Sampling
 
 _CACHE_BYTES = 2**30  # what the key-value cache takes where no size is given
+_SMALL = 32 * 2**20  # bytes of weights; threads on less mostly wait for one another (decision 011)
 _TRIES = 256
 
 
 class LlamaEngine:
-    """One loaded model and its context. See `base.Engine` for the protocol."""
+    """One loaded model and its contexts. See `base.Engine` for the protocol."""
 
     def __init__(
         self,
@@ -62,17 +59,14 @@ class LlamaEngine:
         settings = settings.fitted(gpu=gpu)
         self._model = Model(model.path, n_gpu_layers=settings.n_gpu_layers if gpu else 0)
         try:
-            self._context = Context(
-                self._model,
-                settings,
-                n_ctx=settings.n_ctx or _default_cells(self._model),
-                n_threads=settings.n_threads or available_cores(),
-            )
+            self._lanes = self._open_lanes(settings, gpu=gpu, name=f"evenhand-{model.path.stem}")
         except BaseException:
             self._model.close()
             raise
         self._tokenizer = Tokenizer(self._model)
-        context = min(self._model.n_ctx_train or self._context.n_ctx, self._context.n_ctx)
+        self._cells = self._lanes[0].context.n_ctx
+        self._largest_batch = self._lanes[0].context.n_batch
+        context = min(self._model.n_ctx_train or self._cells, self._cells)
         self._info = ModelInfo(
             name=model.reference,
             sha256=model.sha256,
@@ -95,16 +89,44 @@ class LlamaEngine:
         )
         self._tries: OrderedDict[tuple[str, ...], Trie] = OrderedDict()
         self._tries_lock = threading.Lock()
-        self._max_sequences = settings.max_sequences
-        self._batch = Batch(self._context.n_batch)
-        self._scheduler = Scheduler(
-            self._context,
-            queue=settings.queue,
-            max_sequences=settings.max_sequences,
-            score_parallel=settings.score_parallel or 1,
+
+    def _open_lanes(self, settings: EngineSettings, *, gpu: bool, name: str) -> list[Lane]:
+        """The lanes, each with its share of cells, threads, sequences and queue."""
+        cells = settings.n_ctx or _default_cells(self._model)
+        threads = settings.n_threads or available_cores()
+        count = settings.contexts or 1
+        small = settings.contexts is None and not gpu and self._model.size <= _SMALL
+        if small:  # the longest text that fits one context must fit each
+            longest = min(self._model.n_ctx_train or cells, cells)
+            count = min(threads, settings.queue, cells // longest)
+        self._max_sequences = max(1, settings.max_sequences // count)
+        share = settings.model_copy(
+            update={
+                "max_sequences": self._max_sequences,
+                "queue": max(1, settings.queue // count),
+            }
         )
-        self._drop = False
-        self._worker = Worker(self._step_safely, self._free, name=f"evenhand-{model.path.stem}")
+        self._open = count
+        self._open_lock = threading.Lock()
+        lanes: list[Lane] = []
+        try:
+            for i in range(count):
+                lane = Lane(
+                    self._model,
+                    share,
+                    self._lane_ended,
+                    n_ctx=cells // count,
+                    n_threads=max(1, threads // count),
+                    alone=small,
+                    name=f"{name}-{i}",
+                )
+                lanes.append(lane)
+        except BaseException:
+            for lane in lanes:
+                lane.stop(drain=False)
+                lane.join()
+            raise
+        return lanes
 
     @property
     def info(self) -> ModelInfo:
@@ -114,7 +136,7 @@ class LlamaEngine:
     @property
     def depth(self) -> int:
         """How many items wait in the queue."""
-        return self._scheduler.depth
+        return sum(lane.scheduler.depth for lane in self._lanes)
 
     # -- text to tokens and back ----------------------------------------------------------------
 
@@ -172,7 +194,7 @@ class LlamaEngine:
         constraint = None if schema is None else self._compiler.compile(schema)
         longest = min(sampling.max_tokens, room)
         # As many samples share a prompt as the cache and the sequence limit allow.
-        group = max(1, min(n, self._max_sequences, (self._context.n_ctx - len(prompt)) // longest))
+        group = max(1, min(n, self._max_sequences, (self._cells - len(prompt)) // longest))
         tasks = [
             GenerateTask(
                 prompt,
@@ -215,13 +237,36 @@ class LlamaEngine:
 
     def close(self, *, drain: bool = True) -> None:
         """See `base.Engine.close`."""
-        self._scheduler.shut()
-        self._drop = self._drop or not drain
-        self._worker.close()
+        for lane in self._lanes:
+            lane.stop(drain=drain)
+        if not any(lane.runs_here for lane in self._lanes):  # a callback cannot wait for itself
+            for lane in self._lanes:
+                lane.join()
 
     def _submit(self, tasks: Sequence[Task], *, admitted: bool = False) -> None:
-        self._scheduler.submit(tasks, admitted=admitted)
-        self._worker.wake()
+        """Queue tasks, each where the least is to do; all or none."""
+        loads = [lane.load for lane in self._lanes]
+        shares: list[list[Task]] = [[] for _ in self._lanes]
+        for task in tasks:
+            least = loads.index(min(loads))
+            loads[least] += 1
+            shares[least].append(task)
+        try:
+            for lane, share in zip(self._lanes, shares, strict=True):
+                if share:
+                    lane.submit(share, admitted=admitted)
+        except BaseException:
+            for task in tasks:
+                task.future.cancel()
+            raise
+
+    def _lane_ended(self) -> None:
+        """The last one frees the model."""
+        with self._open_lock:
+            self._open -= 1
+            last = self._open == 0
+        if last:
+            self._model.close()
 
     def _trie(self, answers: tuple[str, ...], schema: Mapping[str, Any]) -> Trie:
         key = (repr(schema), *answers)
@@ -235,10 +280,10 @@ class LlamaEngine:
                 hint="Use fewer labels.",
             )
         trie = answer_trie(answers, self._compiler.compile(schema), self._tokenizer.encode)
-        if len(trie.nodes) >= min(MAX_OUTPUTS, self._context.n_batch):
+        if len(trie.nodes) >= min(MAX_OUTPUTS, self._largest_batch):
             raise ConstraintError(
                 f"the answers need {len(trie.nodes)} scored tokens, and one step has room for "
-                f"{min(MAX_OUTPUTS, self._context.n_batch) - 1}",
+                f"{min(MAX_OUTPUTS, self._largest_batch) - 1}",
                 hint="Use fewer or shorter labels.",
             )
         with self._tries_lock:
@@ -246,40 +291,6 @@ class LlamaEngine:
             while len(self._tries) > _TRIES:
                 self._tries.popitem(last=False)
         return trie
-
-    # -- the loop, on the owner's thread ---------------------------------------------------------
-
-    def step(self) -> bool:
-        """Schedule, decode, collect. Returns whether anything ran."""
-        started = time.monotonic()
-        tasks = self._scheduler.schedule(self._batch)
-        if not tasks:
-            return False
-        self._context.decode(self._batch)
-        for task in tasks:
-            try:
-                task.collect(self._context)
-            except Exception as exc:  # a caller's callback may raise anything
-                self._scheduler.fail(task, exc)
-            else:
-                if task.done:
-                    self._scheduler.finish(task, time.monotonic() - started)
-        return True
-
-    def _step_safely(self) -> bool:
-        """A step whose failure reaches everyone who waits, and never kills the thread."""
-        try:
-            if self._drop:
-                raise Unavailable("the engine was closed before the work was done")
-            return self.step()
-        except Exception as exc:
-            self._scheduler.fail_all(exc, waiting=self._drop)
-            return not self._scheduler.idle
-
-    def _free(self) -> None:
-        self._scheduler.end()
-        self._context.close()
-        self._model.close()
 
 
 def _default_cells(model: Model) -> int:

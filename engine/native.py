@@ -171,6 +171,11 @@ class Model:
         return None if raw is None else raw.decode("utf-8", "replace")
 
     @property
+    def size(self) -> int:
+        """Size of the weights, in bytes."""
+        return int(llama_cpp.llama_model_size(self.loaded.model))
+
+    @property
     def cache_bytes_per_token(self) -> int:
         """Size of one token's keys and values at 16 bits each, in bytes."""
         loaded = self.loaded

@@ -32,7 +32,11 @@ class _Pin:
 
 
 class Scheduler:
-    """Waiting and running tasks of one context."""
+    """Waiting and running tasks of one context.
+
+    With `alone` one task runs at a time, and nothing but its own prefix lies before it in the
+    cache: what comes of it depends, to the last bit, on nothing that came before or waits.
+    """
 
     def __init__(
         self,
@@ -41,11 +45,13 @@ class Scheduler:
         queue: int,
         max_sequences: int,
         score_parallel: int,
+        alone: bool = False,
     ):
         self._context = context
         self._queue = queue
         self._max_sequences = max_sequences
         self._score_parallel = score_parallel
+        self._alone = alone
         self._lock = threading.Lock()
         self._inbox: deque[Task] = deque()
         self._waiting: deque[Task] = deque()
@@ -94,9 +100,14 @@ class Scheduler:
         return len(self._inbox) + len(self._waiting)
 
     @property
+    def load(self) -> int:
+        """How many tasks wait or run."""
+        return self.depth + len(self._running)
+
+    @property
     def idle(self) -> bool:
         """Whether nothing waits or runs."""
-        return not (self._inbox or self._waiting or self._running)
+        return self.load == 0
 
     # -- on the engine's thread -----------------------------------------------------------------
 
@@ -200,9 +211,12 @@ class Scheduler:
     def _admit(self) -> None:
         passed: list[Task] = []
         try:
-            while self._waiting:
+            while self._waiting and not (self._alone and self._running):
                 task = self._waiting[0]
                 prefix = self._prefix(task)
+                if self._alone:
+                    while self._pins and prefix not in self._pins and self._evict():
+                        pass
                 if prefix and prefix not in self._pins and not self._pin(prefix):
                     prefix = self._base(prefix)  # no room to keep more than what is kept already
                 pin = self._pins.get(prefix)
@@ -223,6 +237,8 @@ class Scheduler:
         constant prefix. At least one token is left to evaluate, for its logits.
         """
         constant = task.prefix if task.prefix >= MIN_PREFIX else 0
+        if self._alone:
+            return task.tokens[: min(constant, len(task.tokens) - 1)]
         shared = 0
         if len(self._waiting) > 1 and self._waiting[1] is not task:
             shared = _common(task.tokens, self._waiting[1].tokens)

@@ -9,12 +9,12 @@ from collections.abc import Callable
 class Worker:
     """Calls `step()` as long as it has something to do, and sleeps until woken otherwise.
 
-    `step` returns whether there was work and must not raise; `stop` runs last, on the same thread.
+    `step` returns whether there was work and must not raise; `end` runs last, on the same thread.
     """
 
-    def __init__(self, step: Callable[[], bool], stop: Callable[[], None], *, name: str):
+    def __init__(self, step: Callable[[], bool], end: Callable[[], None], *, name: str):
         self._step = step
-        self._stop = stop
+        self._end = end
         self._wake = threading.Event()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -24,12 +24,19 @@ class Worker:
         """There is new work."""
         self._wake.set()
 
-    def close(self) -> None:
-        """Finish what there is, then stop. Waits; safe to call twice and from any thread."""
+    @property
+    def runs_here(self) -> bool:
+        """Whether the caller is on this thread."""
+        return threading.current_thread() is self._thread
+
+    def stop(self) -> None:
+        """Finish what there is, then end. Does not wait; safe to call twice."""
         self._closing = True
         self._wake.set()
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
+
+    def join(self) -> None:
+        """Wait for the end, from another thread."""
+        self._thread.join()
 
     def _run(self) -> None:
         while True:
@@ -40,4 +47,4 @@ class Worker:
             if closing:
                 break
             self._wake.wait()
-        self._stop()
+        self._end()

@@ -187,6 +187,7 @@ def index_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _open(path: Path, cache: Path, settings: dict[str, Any]) -> LlamaEngine:
     settings.setdefault("n_threads", 2)
+    settings.setdefault("contexts", 1)  # so that a test can arrange what shares a batch
     settings.setdefault("n_ctx", 4096)
     return LlamaEngine(
         ModelFile(path.stem, path, hashlib.sha256(path.read_bytes()).hexdigest()),

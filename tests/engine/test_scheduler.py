@@ -58,7 +58,7 @@ def wait_for(futures: list[Future[Any]], seconds: float) -> None:
 def settle(engine: LlamaEngine) -> None:
     """Wait until the engine's thread has nothing to do."""
     until = time.monotonic() + 20
-    while not engine._scheduler.idle:
+    while not engine._lanes[0].scheduler.idle:
         assert time.monotonic() < until, "the engine did not come to rest"
         time.sleep(0.002)
     time.sleep(0.01)
@@ -67,10 +67,10 @@ def settle(engine: LlamaEngine) -> None:
 def assert_whole(engine: LlamaEngine) -> None:
     """At rest, every cell and sequence is free or held by an evaluated pin."""
     settle(engine)
-    scheduler = engine._scheduler
+    scheduler = engine._lanes[0].scheduler
     pins = [pin.task for pin in scheduler._pins.values()]
     assert all(pin.done for pin in pins)
-    assert scheduler._cells + sum(pin.cells for pin in pins) == engine._context.n_ctx
+    assert scheduler._cells + sum(pin.cells for pin in pins) == engine._lanes[0].context.n_ctx
     held = [i for pin in pins for i in pin.ids]
     assert sorted([*scheduler._ids, *held]) == list(range(MAX_SEQUENCES))
     assert not scheduler._running
@@ -81,7 +81,7 @@ def assert_whole(engine: LlamaEngine) -> None:
     import llama_cpp
 
     for i in range(MAX_SEQUENCES):
-        last = llama_cpp.llama_memory_seq_pos_max(engine._context._memory, i)
+        last = llama_cpp.llama_memory_seq_pos_max(engine._lanes[0].context._memory, i)
         owner = next((pin for pin in pins if i in pin.ids), None)
         assert last == (-1 if owner is None else len(owner.tokens) - 1)
 
@@ -265,7 +265,7 @@ def test_a_failed_decode_fails_what_runs_and_no_more(
     engine = open_engine(tiny)
     prompt = prompt_of(engine, "hello", prefix)
     before = engine.generate(prompt, GREEDY).result(20)[0].tokens
-    decode = engine._context.decode
+    decode = engine._lanes[0].context.decode
     failures = iter([DecodeError("made up")])
 
     def broken(batch: Any) -> None:
@@ -276,7 +276,7 @@ def test_a_failed_decode_fails_what_runs_and_no_more(
     with hold(engine):
         futures: list[Future[Any]] = [engine.generate(prompt, GREEDY, n=2)]
         futures.append(engine.score(prompt, ANSWERS, SCHEMA))
-        monkeypatch.setattr(engine._context, "decode", broken)
+        monkeypatch.setattr(engine._lanes[0].context, "decode", broken)
     for future in futures:
         with pytest.raises(DecodeError, match="made up"):
             future.result(20)
@@ -294,7 +294,7 @@ def test_a_context_that_always_fails_leaves_nobody_waiting(
         raise DecodeError("made up")
 
     with hold(engine):
-        monkeypatch.setattr(engine._context, "decode", broken)
+        monkeypatch.setattr(engine._lanes[0].context, "decode", broken)
         futures = [engine.generate(prompt_of(engine, f"{i}", prefix), GREEDY) for i in range(20)]
         futures += [
             engine.generate(prompt_of(engine, "y", f"{prefix} {i}"), GREEDY) for i in range(9)
@@ -317,7 +317,7 @@ def test_a_failure_in_scheduling_reaches_whoever_waits(
 
     with hold(engine):
         futures = [engine.generate(prompt, GREEDY) for _ in range(5)]
-        monkeypatch.setattr(engine._scheduler, where, broken)
+        monkeypatch.setattr(engine._lanes[0].scheduler, where, broken)
     for future in futures:
         with pytest.raises(ZeroDivisionError):
             future.result(20)
@@ -342,7 +342,7 @@ def test_a_failing_copy_loses_no_task(
             prompt_of(engine, "x", "another beginning, not known yet: "), GREEDY
         )
         future = engine.generate(prompt, GREEDY)
-        monkeypatch.setattr(engine._context, "copy", broken)
+        monkeypatch.setattr(engine._lanes[0].context, "copy", broken)
     with pytest.raises(ZeroDivisionError):
         future.result(20)
     monkeypatch.undo()
@@ -456,13 +456,13 @@ def count_tokens(
     engine: LlamaEngine, evaluated: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Note the size of every batch that is evaluated from now on."""
-    decode = engine._context.decode
+    decode = engine._lanes[0].context.decode
 
     def noting(batch: Any) -> None:
         evaluated.append(batch.size)
         decode(batch)
 
-    monkeypatch.setattr(engine._context, "decode", noting)
+    monkeypatch.setattr(engine._lanes[0].context, "decode", noting)
 
 
 # -- pins -------------------------------------------------------------------------------------
@@ -488,14 +488,14 @@ def test_pins_give_way_when_cells_are_short(open_engine: Open, tiny: Path) -> No
         prefix = f"{i} " + "x" * 200
         assert engine.generate(prompt_of(engine, "go", prefix), GREEDY).result(20)
         assert_whole(engine)
-        assert 1 <= len(engine._scheduler._pins) <= 2
+        assert 1 <= len(engine._lanes[0].scheduler._pins) <= 2
 
 
 def test_there_are_never_more_pins_than_allowed(open_engine: Open, tiny: Path) -> None:
     engine = open_engine(tiny, n_ctx=4096)
     for i in range(3 * MAX_PINS):
         engine.generate(prompt_of(engine, "go", f"{i} and a beginning"), GREEDY).result(20)
-        assert len(engine._scheduler._pins) <= MAX_PINS
+        assert len(engine._lanes[0].scheduler._pins) <= MAX_PINS
     assert_whole(engine)
 
 
@@ -508,7 +508,7 @@ def test_pins_that_grow_out_of_one_another_never_block(open_engine: Open, tiny: 
         prompt = prompt_of(engine, "?", prefix)
         assert engine.generate(prompt, GREEDY).result(20)
         # Room is made for the newest turn, which the next one will want.
-        assert prompt.tokens[: prompt.prefix] in engine._scheduler._pins
+        assert prompt.tokens[: prompt.prefix] in engine._lanes[0].scheduler._pins
     assert_whole(engine)
 
 
@@ -623,4 +623,6 @@ def test_a_prefix_that_nobody_waits_for_any_more_is_no_harm(engine: LlamaEngine)
         )
         future.cancel()
     assert_whole(engine)
-    assert all(isinstance(pin.task, PrefixTask) for pin in engine._scheduler._pins.values())
+    assert all(
+        isinstance(pin.task, PrefixTask) for pin in engine._lanes[0].scheduler._pins.values()
+    )

@@ -245,14 +245,14 @@ def test_a_model_that_gives_nan_fails_its_task_and_not_the_engine(
 ) -> None:
     prompt = engine.encode([Segment("hello")])
     before = engine.score(prompt, ANSWERS, SCHEMA).result(20)
-    logits = engine._context.logits
+    logits = engine._lanes[0].context.logits
 
     def poisoned(index: int) -> Any:
         row = logits(index)
         row[7] = np.nan
         return row
 
-    monkeypatch.setattr(engine._context, "logits", poisoned)
+    monkeypatch.setattr(engine._lanes[0].context, "logits", poisoned)
     with pytest.raises(DecodeError, match="not numbers"):
         engine.score(prompt, ANSWERS, SCHEMA).result(20)
     with pytest.raises(DecodeError, match="not numbers"):
