@@ -41,6 +41,7 @@ from evenhand.schemas.generation import Sampling
 
 _CACHE_BYTES = 2**30  # what the key-value cache takes where no size is given
 _SMALL = 32 * 2**20  # bytes of weights; threads on less mostly wait for one another (decision 011)
+_MOST_LANES = 16  # that a small model gets by itself: each takes memory and a turn at Python's lock
 _TRIES = 256
 
 
@@ -98,7 +99,7 @@ class LlamaEngine:
         small = settings.contexts is None and not gpu and self._model.size <= _SMALL
         if small:  # the longest text that fits one context must fit each
             longest = min(self._model.n_ctx_train or cells, cells)
-            count = min(threads, settings.queue, cells // longest)
+            count = min(threads, _MOST_LANES, settings.queue, cells // longest)
         self._max_sequences = max(1, settings.max_sequences // count)
         share = settings.model_copy(
             update={

@@ -109,6 +109,7 @@ def test_several_contexts_give_what_one_gives(open_engine: Open, tiny: Path) -> 
         ({"n_threads": 4, "n_ctx": 2048}, 2, 1024),  # the model reads 1,024, and so must each
         ({"n_threads": 4, "n_ctx": 2000}, 1, 2000),
         ({"n_threads": 4, "n_ctx": 256}, 1, 256),
+        ({"n_threads": 64, "n_ctx": 32768}, 16, 2048),
         ({"n_threads": 2, "n_ctx": 4096, "contexts": 3}, 3, 1365),
     ],
 )
