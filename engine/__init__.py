@@ -1,4 +1,4 @@
-"""llama.cpp, driven for many sequences in one context; outlines constraints; exact scores."""
+"""llama.cpp, driven for many sequences at once; outlines constraints; exact scores."""
 
 from __future__ import annotations
 
