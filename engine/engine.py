@@ -118,7 +118,7 @@ class LlamaEngine:
                     self._lane_ended,
                     n_ctx=cells // count,
                     n_threads=max(1, threads // count),
-                    alone=small,
+                    alone=small and settings.score_parallel == 1,
                     name=f"{name}-{i}",
                 )
                 lanes.append(lane)

@@ -17,14 +17,14 @@ class EngineSettings(BaseModel):
     most 32,768. `n_gpu_layers` -1 puts all layers on the GPU where the build supports one.
     `n_threads` None takes the machine's cores. `contexts` is how many batches are evaluated at the
     same time, each by its share of the threads in its share of the cache. None takes one; for a
-    small model on a CPU it takes one a thread, and each then works on one request at a time, whose
-    results are the same to the last bit whatever else is asked (docs/decisions/011). `n_batch` is
-    the most tokens evaluated in one step, `n_ubatch` the most in one pass of the compute graph.
-    `max_sequences` bounds the sequences generated at once, `queue` the items waiting.
-    `score_parallel` is how many items a context scores in one step; None takes 1 on a CPU, where
-    more gains nothing, and 16 on a GPU. `flash_attention` None takes it on a GPU; on a CPU its
-    arithmetic depends on what shares a step (docs/decisions/006), so there it is off unless the
-    cache type needs it.
+    small model on a CPU it takes one a thread, and each then works on one request at a time (unless
+    `score_parallel` is set to more), whose results are the same to the last bit whatever else is
+    asked (docs/decisions/011). `n_batch` is the most tokens evaluated in one step, `n_ubatch` the
+    most in one pass of the compute graph. `max_sequences` bounds the sequences generated at once,
+    `queue` the items waiting. `score_parallel` is how many items a context scores in one step; None
+    takes 1 on a CPU, where more gains nothing, and 16 on a GPU. `flash_attention` None takes it on
+    a GPU; on a CPU its arithmetic depends on what shares a step (docs/decisions/006), so there it
+    is off unless the cache type needs it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -80,6 +80,7 @@ def test_a_killed_audit_ends_as_one_that_was_not(tmp_path: Path) -> None:
         kills += 1
         with Store(killed) as store:
             [audit] = store.audits()
+        assert audit.total is not None
         assert 0 < audit.done < audit.total
         process = start(killed, "resume", audit.id, threads=2)
     assert process.wait() == 0

@@ -111,6 +111,7 @@ def test_several_contexts_give_what_one_gives(open_engine: Open, tiny: Path) -> 
         ({"n_threads": 4, "n_ctx": 256}, 1, 256),
         ({"n_threads": 64, "n_ctx": 32768}, 16, 2048),
         ({"n_threads": 2, "n_ctx": 4096, "contexts": 3}, 3, 1365),
+        ({"n_threads": 4, "n_ctx": 4096, "score_parallel": 2}, 4, 1024),
     ],
 )
 def test_a_small_model_has_one_for_every_thread(
@@ -118,6 +119,8 @@ def test_a_small_model_has_one_for_every_thread(
 ) -> None:
     engine = open_engine(tiny, **{"contexts": None, **settings})
     assert len(engine._lanes) == lanes
+    alone = "contexts" not in settings and "score_parallel" not in settings
+    assert all(lane.scheduler._alone == alone for lane in engine._lanes)
     # llama.cpp rounds the size up.
     assert all(cells <= lane.context.n_ctx < cells + 256 for lane in engine._lanes)
     assert engine.info.context == min(1024, engine._lanes[0].context.n_ctx)
