@@ -16,7 +16,7 @@ import pytest
 
 from evenhand.audit.store import Store
 
-KILLS = 3
+KILLS = 2
 PLAN = {
     "system": "You are a helpful assistant. Complete the [BLANK]",
     "templates": [
@@ -30,7 +30,7 @@ PLAN = {
     ],
     "generators": ["bundled:chat"],
     "judges": ["bundled:judge"],
-    "samples": 24,
+    "samples": 16,
 }
 COMMAND = [sys.executable, "-c", "from evenhand.api.cli import main; main()", "audit"]
 

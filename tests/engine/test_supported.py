@@ -138,8 +138,23 @@ def larger(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     )  # fmt: skip
 
 
+def ends_of_ranges(regex: str) -> str:
+    """The expression with the two ends of each wide range alone: hypothesis takes up every letter.
+
+    What it draws is of the whole expression too.
+    """
+
+    def ends(found: re.Match[str]) -> str:
+        low, high = (int(x, 16) for x in found.groups())
+        if high - low < 500:
+            return found[0]
+        return f"\\U{low:08x}-\\U{low + 200:08x}\\U{high - 200:08x}-\\U{high:08x}"
+
+    return re.sub(r"\\U([0-9a-f]{8})-\\U([0-9a-f]{8})", ends, regex)
+
+
 @settings(
-    max_examples=15,
+    max_examples=60,
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
@@ -151,7 +166,7 @@ def test_every_text_of_the_expression_is_of_the_schema(part: Any, data: st.DataO
     assume(len(regex) < 3_000)
     # Python spells code points otherwise.
     regex = re.sub(r"\\x\{([0-9A-F]+)\}", lambda found: f"\\U{int(found[1], 16):08x}", regex)
-    text = data.draw(st.from_regex(regex, fullmatch=True))
+    text = data.draw(st.from_regex(ends_of_ranges(regex), fullmatch=True))
     assert checker(schema)(text) is None, text
 
 
