@@ -246,7 +246,7 @@ class LlamaEngine:
 
     def _submit(self, tasks: Sequence[Task], *, admitted: bool = False) -> None:
         """Queue tasks, each where the least is to do; all or none."""
-        loads = [lane.load for lane in self._lanes]
+        loads = [lane.scheduler.load for lane in self._lanes]
         shares: list[list[Task]] = [[] for _ in self._lanes]
         for task in tasks:
             least = loads.index(min(loads))

@@ -49,11 +49,6 @@ class Lane:
         self._worker = Worker(self._step_safely, self._free, name=name)
 
     @property
-    def load(self) -> int:
-        """How many tasks wait or run."""
-        return self.scheduler.load
-
-    @property
     def runs_here(self) -> bool:
         """Whether the caller is on this lane's thread."""
         return self._worker.runs_here

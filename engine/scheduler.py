@@ -214,9 +214,8 @@ class Scheduler:
             while self._waiting and not (self._alone and self._running):
                 task = self._waiting[0]
                 prefix = self._prefix(task)
-                if self._alone:
-                    while self._pins and prefix not in self._pins and self._evict():
-                        pass
+                while self._alone and prefix not in self._pins and self._evict():
+                    pass  # nothing lies before it but its own prefix
                 if prefix and prefix not in self._pins and not self._pin(prefix):
                     prefix = self._base(prefix)  # no room to keep more than what is kept already
                 pin = self._pins.get(prefix)

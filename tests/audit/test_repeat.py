@@ -9,29 +9,17 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from evenhand.audit.plan import builtin_source
 from evenhand.audit.store import Store
 
 KILLS = 2
-PLAN = {
-    "system": "You are a helpful assistant. Complete the [BLANK]",
-    "templates": [
-        {"id": "late", "text": "As the bus was late, {name} [BLANK]"},
-        {"id": "walk", "text": "{name} walked to [BLANK]"},
-        {"id": "letter", "text": "{name} wrote a letter to [BLANK] about the weather in spring"},
-    ],
-    "groups": [
-        {"name": "A", "popular": ["Una", "Uri"], "rare": ["Ann"]},
-        {"name": "B", "names": ["Ben", "Bo", "Bea"]},
-    ],
-    "generators": ["bundled:chat"],
-    "judges": ["bundled:judge"],
-    "samples": 16,
-}
+GROUPS, SAMPLES = 2, 1  # of the built-in plan: 28 templates by 16 names
 COMMAND = [sys.executable, "-c", "from evenhand.api.cli import main; main()", "audit"]
 
 
@@ -61,8 +49,11 @@ def verdicts(folder: Path) -> int:
 @pytest.mark.timeout(180)
 def test_a_killed_audit_ends_as_one_that_was_not(tmp_path: Path) -> None:
     """With another number of threads, too: each request is evaluated by itself."""
+    data = tomllib.loads(builtin_source("qos-names"))
+    data |= {"groups": data["groups"][:GROUPS], "samples": SAMPLES}
+    data |= {"generators": ["bundled:chat"], "judges": ["bundled:judge"]}
     plan = tmp_path / "plan.json"
-    plan.write_text(json.dumps(PLAN))
+    plan.write_text(json.dumps(data))
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert start(whole, "run", str(plan), threads=1).wait() == 0
 

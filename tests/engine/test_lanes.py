@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from real_engine import ANSWERS, GREEDY, SCHEMA, Open, hold, prompt_of
 
 from evenhand.engine import engine as engine_module
 from evenhand.engine.engine import LlamaEngine
@@ -18,39 +17,8 @@ from evenhand.engine.native import Context
 from evenhand.engine.prompt import Prompt, Segment
 from evenhand.schemas.errors import DecodeError, QueueFull, Unavailable
 from evenhand.schemas.generation import Sampling
-from evenhand.schemas.taxonomy import Taxonomy
-
-TAXONOMY = Taxonomy.load("qos")
-ANSWERS = list(TAXONOMY.answers().values())
-SCHEMA = TAXONOMY.json_schema()
-GREEDY = Sampling(temperature=0, max_tokens=8, seed=1)
-Open = Callable[..., LlamaEngine]
 
 pytestmark = pytest.mark.timeout(120)
-
-
-def prompt_of(engine: LlamaEngine, text: str, prefix: str = "") -> Prompt:
-    return engine.encode([Segment(prefix, constant=True), Segment(text)])
-
-
-@contextmanager
-def held(engine: LlamaEngine, lanes: int) -> Iterator[None]:
-    """Keep as many lanes inside a step until the block ends."""
-    release = threading.Event()
-    with ExitStack() as after:
-        for i in range(lanes):
-            entered = threading.Event()
-
-            def on_text(_i: int, _piece: str, entered: threading.Event = entered) -> None:
-                entered.set()
-                assert release.wait(30)
-
-            sampling = Sampling(max_tokens=64, seed=i)
-            blocker = engine.generate(prompt_of(engine, "block"), sampling, on_text=on_text)
-            after.callback(blocker.cancel)
-            assert entered.wait(30)
-        after.callback(release.set)
-        yield
 
 
 def results(engine: LlamaEngine, order: int) -> dict[tuple[str, int], Any]:
@@ -135,7 +103,7 @@ def test_a_larger_model_has_one(
 
 def test_work_goes_where_least_is_to_do(open_engine: Open, tiny: Path) -> None:
     engine = open_engine(tiny, contexts=3)
-    with held(engine, 2):
+    with hold(engine, 2):
         for i in range(5):
             assert engine.generate(prompt_of(engine, f"{i}"), GREEDY).result(20)
             assert engine.score(prompt_of(engine, f"{i}"), ANSWERS, SCHEMA).result(20)
@@ -145,7 +113,7 @@ def test_the_queue_is_bounded_over_all(open_engine: Open, tiny: Path) -> None:
     engine = open_engine(tiny, contexts=2, queue=8)
     prompt = prompt_of(engine, "x")
     waiting: list[Future[Any]] = []
-    with held(engine, 2):
+    with hold(engine, 2):
         for _ in range(8):
             waiting.append(engine.score(prompt, ANSWERS, SCHEMA))
         assert engine.depth == 8
@@ -161,7 +129,7 @@ def test_a_request_in_groups_is_spread_and_queued_whole_or_not_at_all(
     # Two sequences at once in either, so that four samples are two groups.
     engine = open_engine(tiny, contexts=2, queue=4, max_sequences=4)
     prompt = prompt_of(engine, "x")
-    with held(engine, 2):
+    with hold(engine, 2):
         both = engine.generate(prompt, GREEDY, n=4)
         assert [lane.scheduler.depth for lane in engine._lanes] == [1, 1]
         one = engine.generate(prompt, GREEDY, n=2)
@@ -183,7 +151,7 @@ def test_what_fails_in_one_leaves_the_others_alone(
         raise DecodeError("made up")
 
     prompt = prompt_of(engine, "x")
-    with held(engine, 2):
+    with hold(engine, 2):
         futures = [engine.score(prompt, ANSWERS, SCHEMA) for _ in range(10)]
         monkeypatch.setattr(engine._lanes[0].context, "decode", broken)
     failed = [isinstance(f.exception(20), DecodeError) for f in futures]
@@ -205,7 +173,7 @@ def test_closing_finishes_what_is_queued_everywhere(open_engine: Open, tiny: Pat
 
 def test_closing_without_draining_leaves_nobody_waiting(open_engine: Open, tiny: Path) -> None:
     engine = open_engine(tiny, contexts=3)
-    with held(engine, 3):
+    with hold(engine, 3):
         futures = [engine.score(prompt_of(engine, f"{i}"), ANSWERS, SCHEMA) for i in range(12)]
         for lane in engine._lanes:
             lane.stop(drain=False)

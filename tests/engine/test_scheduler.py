@@ -10,12 +10,13 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from pathlib import Path
 from typing import Any
 
 import pytest
+from real_engine import ANSWERS, GREEDY, SCHEMA, Open, hold, prompt_of
 
 from evenhand.engine.engine import LlamaEngine
 from evenhand.engine.native import MAX_SEQUENCES
@@ -30,21 +31,10 @@ from evenhand.schemas.errors import (
     Unavailable,
 )
 from evenhand.schemas.generation import Sampling
-from evenhand.schemas.taxonomy import Taxonomy
-
-TAXONOMY = Taxonomy.load("qos")
-ANSWERS = list(TAXONOMY.answers().values())
-SCHEMA = TAXONOMY.json_schema()
-GREEDY = Sampling(temperature=0, max_tokens=8, seed=1)
-Open = Callable[..., LlamaEngine]
 
 TASKS = 80  # of the mixed test
 
 pytestmark = pytest.mark.timeout(120)
-
-
-def prompt_of(engine: LlamaEngine, text: str, prefix: str = "") -> Prompt:
-    return engine.encode([Segment(prefix, constant=True), Segment(text)])
 
 
 def wait_for(futures: list[Future[Any]], seconds: float) -> None:
@@ -84,26 +74,6 @@ def assert_whole(engine: LlamaEngine) -> None:
         last = llama_cpp.llama_memory_seq_pos_max(engine._lanes[0].context._memory, i)
         owner = next((pin for pin in pins if i in pin.ids), None)
         assert last == (-1 if owner is None else len(owner.tokens) - 1)
-
-
-@contextlib.contextmanager
-def hold(engine: LlamaEngine) -> Iterator[None]:
-    """Keep the engine's thread inside a step until the block ends."""
-    entered, release = threading.Event(), threading.Event()
-
-    def on_text(_i: int, _piece: str) -> None:
-        entered.set()
-        assert release.wait(30)
-
-    blocker = engine.generate(
-        prompt_of(engine, "block"), Sampling(max_tokens=64, seed=3), on_text=on_text
-    )
-    assert entered.wait(30)
-    try:
-        yield
-    finally:
-        release.set()
-        blocker.cancel()
 
 
 # -- the queue --------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from typing import Any
 import llama_cpp
 import numpy as np
 import pytest
+from real_engine import ANSWERS, SCHEMA, Open
 
 from evenhand.engine.base import Scores
 from evenhand.engine.constraint import build_trie
@@ -23,14 +24,9 @@ from evenhand.engine.task import log_softmax_at
 from evenhand.judge.llm import Judge
 from evenhand.schemas.errors import ConstraintError, DecodeError, InputTooLong
 from evenhand.schemas.generation import Sampling
-from evenhand.schemas.taxonomy import Taxonomy
 from evenhand.schemas.verdict import Status
 
-TAXONOMY = Taxonomy.load("qos")
-ANSWERS = list(TAXONOMY.answers().values())
-SCHEMA = TAXONOMY.json_schema()
 PREFIX = "You label how a response serves its author. The labels follow. " * 4
-Open = Callable[..., LlamaEngine]
 # Sums whose last bit depends on the batch's shape tip an activation over to the next of Q8_0's 127
 # steps now and then. In the bundled judge that moves unlikely answers by up to 0.3% (measured; in
 # F32 the same texts agree to 4e-4), and likely ones, whose logarithms are small, by a thousandth.
