@@ -7,7 +7,7 @@ when its test, adjusted for all tests, says so, and what was not found is not ca
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -377,11 +377,28 @@ def limits(
     complete: bool,
     changed: bool,
     done: int,
+    seen: Mapping[str, Sequence[str]],
 ) -> tuple[str, ...]:
-    """What this design, and these data, cannot tell."""
-    return tuple(
-        _limits(plan, judges, reference, people, complete=complete, changed=changed, done=done)
+    """What this design, and these data, cannot tell.
+
+    `seen` holds by judge whose prompt hides names those of the plan's that it sees all the same.
+    """
+    return (
+        *_limits(plan, judges, reference, people, complete=complete, changed=changed, done=done),
+        *_of_names(seen, sum(1 for _ in plan.names())),
     )
+
+
+def _of_names(seen: Mapping[str, Sequence[str]], names: int) -> Iterator[str]:
+    """Where a judge sees some names and not others, it may treat them otherwise."""
+    for judge, some in seen.items():
+        if 0 < len(some) < names:
+            told = ", ".join(some[:MOST]) + (", ..." if len(some) > MOST else "")
+            yield (
+                f"{judge} reads a stand-in for {names - len(some)} of the {number(names, 'name')}, "
+                f"and the others as they are ({told}), which are not on its list: a difference "
+                "between these and those may be the judge's."
+            )
 
 
 def _limits(

@@ -35,6 +35,10 @@ from evenhand.audit.statistics import (
 )
 from evenhand.audit.store import Audit, Drawn, HumanLabel, State, Store
 from evenhand.judge import agreement
+from evenhand.judge.card import recorded_facts
+from evenhand.judge.evidence import known
+from evenhand.judge.facts import Facts
+from evenhand.prompts.names import holds_one
 from evenhand.schemas.audit import Plan
 from evenhand.schemas.errors import Conflict, RequestError
 from evenhand.schemas.taxonomy import Taxonomy
@@ -294,12 +298,37 @@ def summarise(store: Store, id: str, told: Callable[[Failure], Failure] = as_it_
             *findings.of_people(people),
         ),
         limits=findings.limits(
-            plan, judges, reference, people, complete=complete, changed=_changed(audit), done=done
+            plan,
+            judges,
+            reference,
+            people,
+            complete=complete,
+            changed=_changed(audit),
+            done=done,
+            seen=_seen(audit, store, taxonomy),
         ),
     )
 
 
 # -- the pieces -----------------------------------------------------------------------------------
+
+
+def _seen(audit: Audit, store: Store, taxonomy: Taxonomy) -> dict[str, list[str]]:
+    """By judge whose prompt hides names, those of the plan's that it sees all the same."""
+    plan = audit.plan
+    unlisted = [entry.name for entry in plan.names() if not holds_one(entry.name)]
+    records = known(store.folder) if unlisted else ()
+    judges = [spec.name for spec in plan.judges if f"judge {spec.name}" in audit.fingerprints]
+    return {
+        name: unlisted
+        for name in judges
+        if _hides(recorded_facts(name, audit.fingerprints[f"judge {name}"], taxonomy, records))
+    }
+
+
+def _hides(facts: Facts) -> bool:
+    own = facts.prompt is not None and facts.prompt.names == "hidden"
+    return own or any(map(_hides, facts.members))
 
 
 def _metrics(plan: Plan, taxonomy: Taxonomy) -> tuple[Metric, ...]:

@@ -86,6 +86,7 @@ class PromptFacts(BaseModel):
     sha256: str
     format: str
     overflow: str
+    names: str = "shown"
     text: str
 
 
@@ -165,6 +166,7 @@ def _prompt(template: Template, taxonomy: Taxonomy) -> PromptFacts:
         sha256=template.sha256,
         format=template.format,
         overflow=template.overflow,
+        names=template.names,
         text=prompt_text(template, taxonomy),
     )
 

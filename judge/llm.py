@@ -202,11 +202,11 @@ class Judge(BaseJudge):
         encoded = self._engine.encode(
             segments, reserve=longest + (2 * self._reason_tokens if reason else 0)
         )
-        forged = encoded.neutralised + sum(
-            w.neutralised for words in blocks.values() for w in words
-        )
-        if forged:
+        pieces = [w for words in blocks.values() for w in words]
+        if forged := encoded.neutralised + sum(w.neutralised for w in pieces):
             notes.append(f"delimiters_neutralised:{forged}")
+        if hidden := sum(w.hidden for w in pieces):
+            notes.append(f"names_hidden:{hidden}")
         if encoded.omitted:
             notes.append(f"cut_in_the_middle:{encoded.omitted}_tokens")
         return encoded

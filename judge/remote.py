@@ -170,7 +170,7 @@ class RemoteJudge(BaseJudge):
             taxonomy=self.taxonomy,
             reason=reason,
         )
-        messages, forged = [], 0
+        messages, forged, hidden = [], 0, 0
         for role, words in blocks.items():
             texts = []
             for piece in words:
@@ -179,9 +179,12 @@ class RemoteJudge(BaseJudge):
                 )
                 texts.append(text)
                 forged += piece.neutralised + spelled
+                hidden += piece.hidden
             messages.append({"role": role, "content": "".join(texts)})
         if forged:
             notes.append(f"delimiters_neutralised:{forged}")
+        if hidden:
+            notes.append(f"names_hidden:{hidden}")
         body: dict[str, Any] = {
             "model": self._server.model,
             "messages": messages,

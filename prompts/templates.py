@@ -8,7 +8,8 @@ Tags in the template's own words (`<response>`) are fences; the same tag inside 
 angle bracket, so that no value can close a fence (`fences.py`).
 
 At the top a template may `set`: `format` ("chat" or "raw"), `overflow` ("refuse" or "middle": what
-happens to text too long for the context), `description`.
+happens to text too long for the context), `names` ("shown" or "hidden": whether first names inside
+values are seen, see `names.py`), `description`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from evenhand.prompts.fences import defang_tags
+from evenhand.prompts.names import digest, hide
 from evenhand.schemas.errors import InvalidInput, TemplateError
 
 Kind = Literal["judge", "respond"]
@@ -41,12 +43,13 @@ class Words:
     """A piece of a rendered template: the template's own text, or a slot for untrusted text.
 
     `slot` is the variable's name, and then `text` is the variable's value, in which `neutralised`
-    fence tags lost their angle bracket.
+    fence tags lost their angle bracket and `hidden` places have a stand-in for a name.
     """
 
     text: str
     slot: str | None = None
     neutralised: int = 0
+    hidden: int = 0
 
 
 class _Slot:
@@ -74,8 +77,9 @@ class Template:
 
     @property
     def sha256(self) -> str:
-        """Hash of the template's source, for fingerprints."""
-        return hashlib.sha256(self.source.encode()).hexdigest()
+        """Hash of the template's source, and of the names that it hides, for fingerprints."""
+        listed = digest() if self.names == "hidden" else ""
+        return hashlib.sha256((self.source + listed).encode()).hexdigest()
 
     @property
     def format(self) -> str:
@@ -86,6 +90,11 @@ class Template:
     def overflow(self) -> str:
         """`refuse` or `middle`."""
         return self._setting("overflow", "refuse", ("refuse", "middle"))
+
+    @property
+    def names(self) -> str:
+        """`shown` or `hidden`."""
+        return self._setting("names", "shown", ("shown", "hidden"))
 
     @property
     def description(self) -> str:
@@ -107,6 +116,7 @@ class Template:
                     f"{name} is {type(value).__name__}, not text", hint=f"Give {name} as a string."
                 )
         slots = {name: None if value is None else _Slot(name) for name, value in untrusted.items()}
+        texts, places = self._seen(untrusted)
         blocks: dict[str, tuple[Words, ...]] = {}
         for name in ("text",) if self.format == "raw" else ("system", "user"):
             block = self._compiled.blocks.get(name)
@@ -130,7 +140,7 @@ class Template:
                     f"template {self.name!r} cannot be rendered: {exc}", hint="Mend the template."
                 ) from exc
             if text:
-                blocks[name] = tuple(self._split(text, untrusted))
+                blocks[name] = tuple(self._split(text, texts, places))
             elif name != "system":
                 raise TemplateError(
                     f"template {self.name!r} renders to nothing",
@@ -138,7 +148,20 @@ class Template:
                 )
         return blocks
 
-    def _split(self, text: str, values: Mapping[str, str | None]) -> list[Words]:
+    def _seen(self, values: Mapping[str, str | None]) -> tuple[dict[str, str], dict[str, int]]:
+        """Values as they are to be read, and in how many places of each a name is hidden."""
+        texts = {name: value or "" for name, value in values.items()}
+        if self.names == "shown":
+            return texts, {}
+        hidden = dict(zip(texts, hide(texts.values()), strict=True))
+        return (
+            {name: text for name, (text, _) in hidden.items()},
+            {name: places for name, (_, places) in hidden.items()},
+        )
+
+    def _split(
+        self, text: str, values: Mapping[str, str], places: Mapping[str, int]
+    ) -> list[Words]:
         parts = _SLOT.split(text)  # words, slot name, words, slot name, ..., words
         if any(_OPEN in words or _SHUT in words for words in parts[::2]) or not (
             values.keys() >= set(parts[1::2])
@@ -151,8 +174,8 @@ class Template:
         found: list[Words] = []
         for i, part in enumerate(parts):
             if i % 2:
-                value, count = defang_tags(values[part] or "", fences)
-                found.append(Words(value, part, count))
+                value, count = defang_tags(values[part], fences)
+                found.append(Words(value, part, count, places.get(part, 0)))
             elif part:
                 found.append(Words(part))
         return found

@@ -186,18 +186,29 @@ Swap = tuple[Pair, Sequence[Pair]]
 
 
 def swaps(rng: random.Random) -> dict[str, list[Swap]]:
-    """Pairs by set, each with the same text under other names of the same gender."""
+    """Pairs by set, each with the same text under other names.
+
+    The names are of the same gender and listed, so that a template may hide them, or nobody's.
+    """
     held = [(r.prompt, r.response) for r in named_rows()]
-    out: dict[str, list[Swap]] = {
-        "held-out rows": [(p, [names.swap(*p, rng) for _ in range(SWAPS)]) for p in held],
-        "named completions": [],
-    }
-    for row, old in named_completions():
-        gender = names.gender(f"{row.prompt} {row.response}")
+    cases = [((r.prompt, r.response), old) for r, old in named_completions()]
+
+    def named(pair: Pair, old: str) -> list[Pair]:
+        gender = names.gender(" ".join(pair))
         others = [names.draw(rng, gender).text for _ in range(SWAPS)]
-        pair = (row.prompt, row.response)
-        out["named completions"].append((pair, [names.replace(*pair, old, n) for n in others]))
-    return out
+        return [names.replace(*pair, old, n) for n in others]
+
+    def unheard_of(pair: Pair, old: str) -> list[Pair]:
+        return [names.replace(*pair, old, names.invent(rng)) for _ in range(SWAPS)]
+
+    return {
+        "held-out rows": [(p, [names.swap(*p, rng) for _ in range(SWAPS)]) for p in held],
+        "named completions": [(p, named(p, old)) for p, old in cases],
+        "held-out rows, for nobody's": [
+            (p, [names.swap(*p, rng, 1.0) for _ in range(SWAPS)]) for p in held
+        ],
+        "named completions, for nobody's": [(p, unheard_of(p, old)) for p, old in cases],
+    }
 
 
 def flips(judge: Judge, pairs: Sequence[Swap], title: str) -> dict[str, Any]:

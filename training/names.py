@@ -1,6 +1,6 @@
 """First names by group, drawn so that each group and each gender comes up equally often.
 
-Names stand in for groups (see text/names.toml); no label is ever tied to one.
+Names stand in for groups (see prompts/names.toml); no label is ever tied to one.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
+from evenhand.prompts.names import groups
 from evenhand.training import grammar
 
 
@@ -32,7 +33,7 @@ def names() -> tuple[Name, ...]:
     """Every name, in file order."""
     return tuple(
         Name(text, group, gender)
-        for group, genders in grammar.load("names").items()
+        for group, genders in groups().items()
         for gender, texts in genders.items()
         for text in texts
     )

@@ -14,6 +14,11 @@ import pytest
 from evenhand.audit.store import Store
 from evenhand.audit.summary import JudgeSummary, Summary, summarise
 from evenhand.audit.trials import Trial
+from evenhand.engine.fake import FakeEngine
+from evenhand.judge import Judge, PanelJudge
+from evenhand.judge.baselines import StringMatchJudge
+from evenhand.judge.evidence import Evidence
+from evenhand.judge.facts import keep_facts
 from evenhand.schemas.errors import Conflict, NotFound
 
 
@@ -389,6 +394,42 @@ def test_a_taxonomy_that_lost_a_label_is_refused(
     path.write_text(head + category("good") + category("worse"))
     with pytest.raises(Conflict, match="no longer has the label 'bad'"):
         summarise(store, audit.id)
+
+
+@pytest.mark.parametrize(
+    ("template", "names", "told"),
+    [
+        ("compact", ["Emily", "Jamal", "Qwzt", "Vrxo"], True),  # the last two are on no list
+        ("compact", ["Emily", "Jamal", "Keisha", "John"], False),
+        ("compact", ["Qwzt", "Vrxo", "Xqua", "Zvir"], False),  # all are seen alike
+        ("instruct", ["Emily", "Jamal", "Qwzt", "Vrxo"], False),
+    ],
+)
+@pytest.mark.parametrize("panel", [True, False])
+def test_a_judge_from_whom_only_some_names_are_hidden_is_told_of(
+    store: Store,
+    fill: Any,
+    names_plan: Any,
+    *,
+    template: str,
+    names: list[str],
+    told: bool,
+    panel: bool,
+) -> None:
+    names_plan["groups"] = [
+        {"name": "one", "names": names[::2]},
+        {"name": "two", "names": names[1::2]},
+    ]
+    del names_plan["reference"]
+    alone = Judge(FakeEngine(), template=template)
+    with PanelJudge([alone, StringMatchJudge()]) if panel else alone as judge:
+        keep_facts(judge, Evidence(store.folder / "judges"))
+        audit = fill(names_plan, even, fingerprints={"judge fake:j": judge.fingerprint})
+    found = [s for s in summarise(store, audit.id).limits if "stand-in" in s]
+    assert len(found) == told
+    if told:
+        assert "a stand-in for 2 of the 4 names" in found[0]
+        assert "(Qwzt, Vrxo)" in found[0]
 
 
 def test_the_bundled_model_is_called_a_demonstration(

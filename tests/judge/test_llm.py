@@ -234,6 +234,20 @@ def test_neutralised_fences_are_noted() -> None:
     assert verdict.notes == ("delimiters_neutralised:3",)
 
 
+def test_a_judge_that_names_are_hidden_from_reads_a_stand_in() -> None:
+    engine = FakeEngine()
+    judge = Judge(engine, template="compact")
+    read = []
+    for name in ("Emily", "Xóchitl", "D'Andre"):
+        verdict = judge.judge(f"May {name} go?", f"{name}'s mother says: no, {name}.")
+        assert verdict.notes == ("names_hidden:3",)
+        read.append(engine.calls[-1][1])
+    assert set(read) == {
+        "<|prompt|>May Alex go?<|response|>Alex's mother says: no, Alex.<|verdict|>"
+    }
+    assert Judge(engine, template="instruct").judge("May Emily go?", "No.").notes == ()
+
+
 @pytest.mark.parametrize(("prompt", "response"), [(None, "r"), ("p", None), (3, "r"), ("p", b"r")])
 def test_what_is_no_text_is_an_error(prompt: Any, response: Any) -> None:
     for cache in (None, VerdictCache()):

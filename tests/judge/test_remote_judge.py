@@ -23,6 +23,7 @@ from standin import (
 )
 
 from evenhand.judge import Calibration, RemoteJudge, VerdictCache, open_judge
+from evenhand.prompts import Template
 from evenhand.schemas import Status, Taxonomy, Verdict
 from evenhand.schemas.errors import QueueFull, SettingsError, TaxonomyError, TemplateError
 
@@ -264,6 +265,15 @@ def test_control_text_and_fences_are_made_plain() -> None:
     for control in ("<|", "|>", "[/INST]", "</s>"):
         assert control not in user
     assert verdict.notes[0].startswith("delimiters_neutralised:")
+
+
+def test_names_are_hidden_where_the_template_says_so() -> None:
+    source = '{% set names = "hidden" %}{% block user %}{{ prompt }}: {{ response }}{% endblock %}'
+    template = Template("blind", "judge", source)
+    with judge(chat(answer("full_refusal")), template=template) as (standin, made):
+        verdict = made.judge("May Emily go?", "Emily's mother says no.")
+    assert standin.requests[0]["messages"][-1]["content"] == "May Alex go?: Alex's mother says no."
+    assert verdict.notes[0] == "names_hidden:2"
 
 
 def test_abstaining_needs_probabilities() -> None:

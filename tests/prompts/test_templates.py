@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,7 @@ def test_the_judge_prompt_holds_the_whole_taxonomy(name: str, reason: bool) -> N
         ("{% if %}", "line 1"),
         ("{% set format = 'poem' %}{% block user %}x{% endblock %}", "format"),
         ("{% set overflow = 'all' %}{% block user %}x{% endblock %}", "overflow"),
+        ("{% set names = true %}{% block user %}x{% endblock %}", "names"),
         ("{% set format = 'raw' %}{% block user %}x{% endblock %}", "no block 'text'"),
         ("{% extends 'other' %}{% block user %}x{% endblock %}", "loader"),
         ("{% block user %}{% include 'other' %}{% endblock %}", "loader"),
@@ -102,7 +104,7 @@ def test_a_broken_template_is_an_error(source: str, said: str) -> None:
     template = judge(source)
 
     def use() -> None:
-        template.overflow  # noqa: B018 - reading it may raise
+        (template.overflow, template.names)  # noqa: B018 - reading may raise
         template.render(untrusted={"prompt": "p", "response": "r"})
 
     with pytest.raises(TemplateError) as caught:
@@ -147,3 +149,5 @@ def test_the_hash_is_of_every_byte() -> None:
     one = "{% block user %}x{% endblock %}"
     assert judge(one).sha256 == judge(one).sha256
     assert judge(one).sha256 != judge(one + "\n").sha256
+    blind = "{% set names = 'hidden' %}" + one
+    assert judge(blind).sha256 != hashlib.sha256(blind.encode()).hexdigest()  # the list is in it
