@@ -19,6 +19,7 @@ from typing import Any
 # Letters, perhaps with accents apart from them; joined as in D'Andre, Mary-Lou and Emily's.
 _PART = r"[^\W\d_]+(?:[\u0300-\u036f]+[^\W\d_]*)*"
 _WORD = re.compile(rf"{_PART}(?:['’-]{_PART})*")
+_ENDING = re.compile(r"['’](?:s|d|ll|ve|re)$")  # what English hangs on a name
 
 
 def groups() -> Mapping[str, Mapping[str, Sequence[str]]]:
@@ -38,7 +39,7 @@ def hidden() -> frozenset[str]:
 @functools.cache
 def digest() -> str:
     """SHA-256 (hex) of the list and of how it is applied, for fingerprints."""
-    return hashlib.sha256(_bytes() + _WORD.pattern.encode()).hexdigest()
+    return hashlib.sha256(_bytes() + (_WORD.pattern + _ENDING.pattern).encode()).hexdigest()
 
 
 def hide(texts: Iterable[str]) -> list[tuple[str, int]]:
@@ -80,9 +81,10 @@ def _hide(text: str, given: dict[str, str]) -> tuple[str, int]:
 
 
 def _without_ending(word: str) -> tuple[str, str]:
-    """Emily's as Emily and 's; a word without an apostrophe as it is."""
-    at = max(word.rfind("'"), word.rfind("’"))
-    return (_plain(word[:at]), word[at:]) if at > 0 else (word, "")
+    """Emily's as Emily and 's; any other word as it is."""
+    ending = _ENDING.search(word)
+    at = ending.start() if ending else len(word)
+    return _plain(word[:at]), word[at:]
 
 
 def _plain(word: str) -> str:

@@ -11,6 +11,7 @@ trained without it). `--json FILE` writes everything printed, and the errors on 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from evenhand.engine.native import available_cores
 from evenhand.judge import Judge
 from evenhand.judge import agreement as measure
 from evenhand.judge.agreement import Floats, Indices
+from evenhand.prompts.names import holds_one
 from evenhand.schemas.taxonomy import Taxonomy
 from evenhand.training import corpus, names, outside
 from evenhand.training.calibrate import probabilities
@@ -176,9 +178,10 @@ def xstest(p: Floats, data: Xstest, title: str = "this judge") -> dict[str, Any]
     return out
 
 
-def named_rows() -> list[Row]:
-    """Held-out rows whose prompt holds one of our names."""
-    return [r for r in corpus.held_out() if names.find(r.prompt) is not None]
+def _named_rows() -> list[tuple[Row, names.Name]]:
+    """Held-out rows whose prompt holds one of our names, and the first that it holds."""
+    found = [(r, names.find(r.prompt)) for r in corpus.held_out()]
+    return [(row, name) for row, name in found if name is not None]
 
 
 Pair = tuple[str, str]
@@ -188,26 +191,24 @@ Swap = tuple[Pair, Sequence[Pair]]
 def swaps(rng: random.Random) -> dict[str, list[Swap]]:
     """Pairs by set, each with the same text under other names.
 
-    The names are of the same gender and listed, so that a template may hide them, or nobody's.
+    The names are listed and of the same gender, so that a template may hide them; or nobody's.
     """
-    held = [(r.prompt, r.response) for r in named_rows()]
-    cases = [((r.prompt, r.response), old) for r, old in named_completions()]
+    held = [((r.prompt, r.response), found.text) for r, found in _named_rows()]
+    cases = [((r.prompt, r.response), name) for r, name in named_completions()]
 
     def named(pair: Pair, old: str) -> list[Pair]:
         gender = names.gender(" ".join(pair))
-        others = [names.draw(rng, gender).text for _ in range(SWAPS)]
-        return [names.replace(*pair, old, n) for n in others]
+        return [names.replace(*pair, old, names.draw(rng, gender).text) for _ in range(SWAPS)]
 
-    def unheard_of(pair: Pair, old: str) -> list[Pair]:
-        return [names.replace(*pair, old, names.invent(rng)) for _ in range(SWAPS)]
+    def nobodys(pair: Pair, old: str) -> list[Pair]:
+        unlisted = (name for name in iter(lambda: names.invent(rng), "") if not holds_one(name))
+        return [names.replace(*pair, old, name) for name in itertools.islice(unlisted, SWAPS)]
 
     return {
-        "held-out rows": [(p, [names.swap(*p, rng) for _ in range(SWAPS)]) for p in held],
+        "held-out rows": [(p, [names.swap(*p, rng) for _ in range(SWAPS)]) for p, _ in held],
         "named completions": [(p, named(p, old)) for p, old in cases],
-        "held-out rows, for nobody's": [
-            (p, [names.swap(*p, rng, 1.0) for _ in range(SWAPS)]) for p in held
-        ],
-        "named completions, for nobody's": [(p, unheard_of(p, old)) for p, old in cases],
+        "held-out rows, for nobody's": [(p, nobodys(p, old)) for p, old in held],
+        "named completions, for nobody's": [(p, nobodys(p, old)) for p, old in cases],
     }
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from evenhand.engine.fake import FakeEngine
 from evenhand.judge import Judge
+from evenhand.prompts.names import hide
 from evenhand.schemas import Taxonomy
 from evenhand.training import calibrate, evaluate, names
 from evenhand.training.rows import LABELS, Row
@@ -63,6 +64,21 @@ def test_named_completions_are_swapped_under_their_own_name() -> None:
         if names.find(name) is None:  # else it may be drawn again
             # Its own name is gone from each (Rami, though Ramiro may have come).
             assert all(names.replace(*pair, name, "-") == pair for pair in others), row.prompt
+
+
+def test_nobodys_names_are_seen_and_listed_ones_hidden() -> None:
+    swapped = evaluate.swaps(random.Random(1))
+    for title in ("held-out rows", "named completions"):
+        # One name less is hidden: the one that was swapped, in prompt or response.
+        for (_, listed), (_, unlisted) in zip(
+            swapped[title], swapped[f"{title}, for nobody's"], strict=True
+        ):
+            assert len({tuple(hide(pair)) for pair in listed}) == 1
+            assert max(map(_places, unlisted)) < min(map(_places, listed))
+
+
+def _places(pair: evaluate.Pair) -> int:
+    return sum(places for _, places in hide(pair))
 
 
 def test_gender_is_read_off_the_first_pronoun() -> None:
