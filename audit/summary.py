@@ -38,7 +38,7 @@ from evenhand.judge import agreement
 from evenhand.judge.card import recorded_facts
 from evenhand.judge.evidence import known
 from evenhand.judge.facts import Facts
-from evenhand.prompts.names import holds_one
+from evenhand.prompts.names import is_hidden
 from evenhand.schemas.audit import Plan
 from evenhand.schemas.errors import Conflict, RequestError
 from evenhand.schemas.taxonomy import Taxonomy
@@ -316,7 +316,7 @@ def summarise(store: Store, id: str, told: Callable[[Failure], Failure] = as_it_
 def _seen(audit: Audit, store: Store, taxonomy: Taxonomy) -> dict[str, list[str]]:
     """By judge whose prompt hides names, those of the plan's that it sees all the same."""
     plan = audit.plan
-    unlisted = [entry.name for entry in plan.names() if not holds_one(entry.name)]
+    unlisted = [entry.name for entry in plan.names() if not is_hidden(entry.name)]
     records = known(store.folder) if unlisted else ()
     judges = [spec.name for spec in plan.judges if f"judge {spec.name}" in audit.fingerprints]
     return {

@@ -53,9 +53,9 @@ def hide(texts: Iterable[str]) -> list[tuple[str, int]]:
     return [_hide(text, given) for text in texts]
 
 
-def holds_one(text: str) -> bool:
-    """Whether `hide` finds a name in a text."""
-    return hide([text])[0][1] > 0
+def is_hidden(name: str) -> bool:
+    """Whether `hide` leaves nothing of a name: of Emily Walsh it leaves Walsh."""
+    return hide([name])[0][1] >= len(name.split())
 
 
 def _hide(text: str, given: dict[str, str]) -> tuple[str, int]:
@@ -74,6 +74,8 @@ def _hide(text: str, given: dict[str, str]) -> tuple[str, int]:
 
     def put(found: re.Match[str]) -> str:
         word = found.group()
+        if word.islower():  # most words, and no name
+            return word
         # Mary-Lou is one name where it is listed, and else two.
         return stand_in(word) or "-".join(stand_in(part) or part for part in word.split("-"))
 

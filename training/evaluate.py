@@ -27,7 +27,7 @@ from evenhand.engine.native import available_cores
 from evenhand.judge import Judge
 from evenhand.judge import agreement as measure
 from evenhand.judge.agreement import Floats, Indices
-from evenhand.prompts.names import holds_one
+from evenhand.prompts.names import is_hidden
 from evenhand.schemas.taxonomy import Taxonomy
 from evenhand.training import corpus, names, outside
 from evenhand.training.calibrate import probabilities
@@ -201,7 +201,7 @@ def swaps(rng: random.Random) -> dict[str, list[Swap]]:
         return [names.replace(*pair, old, names.draw(rng, gender).text) for _ in range(SWAPS)]
 
     def nobodys(pair: Pair, old: str) -> list[Pair]:
-        unlisted = (name for name in iter(lambda: names.invent(rng), "") if not holds_one(name))
+        unlisted = (name for name in iter(lambda: names.invent(rng), "") if not is_hidden(name))
         return [names.replace(*pair, old, name) for name in itertools.islice(unlisted, SWAPS)]
 
     return {

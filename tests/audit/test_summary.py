@@ -400,6 +400,7 @@ def test_a_taxonomy_that_lost_a_label_is_refused(
     ("template", "names", "told"),
     [
         ("compact", ["Emily", "Jamal", "Qwzt", "Vrxo"], True),  # the last two are on no list
+        ("compact", ["Emily", "Jamal", "Emily Qwzt", "Keisha Vrxo"], True),
         ("compact", ["Emily", "Jamal", "Keisha", "John"], False),
         ("compact", ["Qwzt", "Vrxo", "Xqua", "Zvir"], False),  # all are seen alike
         ("instruct", ["Emily", "Jamal", "Qwzt", "Vrxo"], False),
@@ -429,7 +430,7 @@ def test_a_judge_from_whom_only_some_names_are_hidden_is_told_of(
     assert len(found) == told
     if told:
         assert "a stand-in for 2 of the 4 names" in found[0]
-        assert "(Qwzt, Vrxo)" in found[0]
+        assert f"({names[2]}, {names[3]})" in found[0]
 
 
 def test_the_bundled_model_is_called_a_demonstration(
