@@ -381,7 +381,7 @@ def limits(
 ) -> tuple[str, ...]:
     """What this design, and these data, cannot tell.
 
-    `seen` holds by judge whose prompt hides names those of the plan's that it sees all the same.
+    `seen` holds by judge that reads stand-ins for some of the plan's names the others.
     """
     return (
         *_limits(plan, judges, reference, people, complete=complete, changed=changed, done=done),
@@ -392,13 +392,12 @@ def limits(
 def _of_names(seen: Mapping[str, Sequence[str]], names: int) -> Iterator[str]:
     """Where a judge sees some names and not others, it may treat them otherwise."""
     for judge, some in seen.items():
-        if 0 < len(some) < names:
-            told = ", ".join(some[:MOST]) + (", ..." if len(some) > MOST else "")
-            yield (
-                f"{judge} reads a stand-in for {names - len(some)} of the {number(names, 'name')}, "
-                f"and the others as they are ({told}), which are not on its list: a difference "
-                "between these and those may be the judge's."
-            )
+        told = ", ".join(some[:MOST]) + (", ..." if len(some) > MOST else "")
+        yield (
+            f"{judge} reads a stand-in for {names - len(some)} of the {number(names, 'name')}, "
+            f"and the others as they are ({told}), which are not on its list: a difference "
+            "between these and those may be the judge's."
+        )
 
 
 def _limits(

@@ -314,10 +314,13 @@ def summarise(store: Store, id: str, told: Callable[[Failure], Failure] = as_it_
 
 
 def _seen(audit: Audit, store: Store, taxonomy: Taxonomy) -> dict[str, list[str]]:
-    """By judge whose prompt hides names, those of the plan's that it sees all the same."""
+    """By judge that reads stand-ins for some of the plan's names, the others."""
     plan = audit.plan
-    unlisted = [entry.name for entry in plan.names() if not is_hidden(entry.name)]
-    records = known(store.folder) if unlisted else ()
+    listed = [entry.name for entry in plan.names()]
+    unlisted = [name for name in listed if not is_hidden(name)]
+    if len(unlisted) in (0, len(listed)):
+        return {}  # whatever a judge does, it does so with all
+    records = known(store.folder)
     judges = [spec.name for spec in plan.judges if f"judge {spec.name}" in audit.fingerprints]
     return {
         name: unlisted

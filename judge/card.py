@@ -259,7 +259,7 @@ class _Maker:
             prompt = facts.prompt
             name = PurePath(prompt.name).name if prompt.name.endswith(".j2") else prompt.name
             too_long = {"refuse": "refused", "middle": "cut in the middle, with a note"}
-            blind = {"hidden": " Listed first names are hidden: the judge reads a stand-in."}
+            blind = " Listed first names are hidden: the judge reads a stand-in."
             yield Entry(
                 name="prompt",
                 title="Prompt",
@@ -267,7 +267,7 @@ class _Maker:
                 text=(
                     f"Template {name} ({prompt.format}), sha256 {prompt.sha256}. Text too long for "
                     f"the context is {too_long.get(prompt.overflow, prompt.overflow)}."
-                    f"{blind.get(prompt.names, '')}",
+                    f"{blind if prompt.names == 'hidden' else ''}",
                 ),
                 verbatim=prompt.text,
             )

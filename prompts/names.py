@@ -63,14 +63,14 @@ def _hide(text: str, given: dict[str, str]) -> tuple[str, int]:
 
     def stand_in(word: str) -> str | None:
         nonlocal places
-        name, possessive = _plain(word), ""
-        if name not in hidden():
-            name, possessive = _without_ending(word)
+        end = _ENDING.search(word)
+        name, rest = (word[: end.start()], end.group()) if end else (word, "")
+        name = _plain(name)
         if name not in hidden():
             return None
         places += 1
         known = _file()["stand_ins"]
-        return given.setdefault(name, known[len(given) % len(known)]) + possessive
+        return given.setdefault(name, known[len(given) % len(known)]) + rest
 
     def put(found: re.Match[str]) -> str:
         word = found.group()
@@ -80,13 +80,6 @@ def _hide(text: str, given: dict[str, str]) -> tuple[str, int]:
         return stand_in(word) or "-".join(stand_in(part) or part for part in word.split("-"))
 
     return _WORD.sub(put, text), places
-
-
-def _without_ending(word: str) -> tuple[str, str]:
-    """Emily's as Emily and 's; any other word as it is."""
-    ending = _ENDING.search(word)
-    at = ending.start() if ending else len(word)
-    return _plain(word[:at]), word[at:]
 
 
 def _plain(word: str) -> str:

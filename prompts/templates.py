@@ -116,7 +116,7 @@ class Template:
                     f"{name} is {type(value).__name__}, not text", hint=f"Give {name} as a string."
                 )
         slots = {name: None if value is None else _Slot(name) for name, value in untrusted.items()}
-        texts, places = self._seen(untrusted)
+        seen = self._seen(untrusted)
         blocks: dict[str, tuple[Words, ...]] = {}
         for name in ("text",) if self.format == "raw" else ("system", "user"):
             block = self._compiled.blocks.get(name)
@@ -140,7 +140,7 @@ class Template:
                     f"template {self.name!r} cannot be rendered: {exc}", hint="Mend the template."
                 ) from exc
             if text:
-                blocks[name] = tuple(self._split(text, texts, places))
+                blocks[name] = tuple(self._split(text, seen))
             elif name != "system":
                 raise TemplateError(
                     f"template {self.name!r} renders to nothing",
@@ -148,20 +148,13 @@ class Template:
                 )
         return blocks
 
-    def _seen(self, values: Mapping[str, str | None]) -> tuple[dict[str, str], dict[str, int]]:
+    def _seen(self, values: Mapping[str, str | None]) -> dict[str, tuple[str, int]]:
         """Values as they are to be read, and in how many places of each a name is hidden."""
-        texts = {name: value or "" for name, value in values.items()}
-        if self.names == "shown":
-            return texts, {}
-        hidden = dict(zip(texts, hide(texts.values()), strict=True))
-        return (
-            {name: text for name, (text, _) in hidden.items()},
-            {name: places for name, (_, places) in hidden.items()},
-        )
+        texts = [value or "" for value in values.values()]
+        seen = hide(texts) if self.names == "hidden" else [(text, 0) for text in texts]
+        return dict(zip(values, seen, strict=True))
 
-    def _split(
-        self, text: str, values: Mapping[str, str], places: Mapping[str, int]
-    ) -> list[Words]:
+    def _split(self, text: str, values: Mapping[str, tuple[str, int]]) -> list[Words]:
         parts = _SLOT.split(text)  # words, slot name, words, slot name, ..., words
         if any(_OPEN in words or _SHUT in words for words in parts[::2]) or not (
             values.keys() >= set(parts[1::2])
@@ -174,8 +167,9 @@ class Template:
         found: list[Words] = []
         for i, part in enumerate(parts):
             if i % 2:
-                value, count = defang_tags(values[part], fences)
-                found.append(Words(value, part, count, places.get(part, 0)))
+                value, hidden = values[part]
+                value, count = defang_tags(value, fences)
+                found.append(Words(value, part, count, hidden))
             elif part:
                 found.append(Words(part))
         return found

@@ -201,8 +201,9 @@ def swaps(rng: random.Random) -> dict[str, list[Swap]]:
         return [names.replace(*pair, old, names.draw(rng, gender).text) for _ in range(SWAPS)]
 
     def nobodys(pair: Pair, old: str) -> list[Pair]:
-        unlisted = (name for name in iter(lambda: names.invent(rng), "") if not is_hidden(name))
-        return [names.replace(*pair, old, name) for name in itertools.islice(unlisted, SWAPS)]
+        drawn = (names.invent(rng) for _ in itertools.count())
+        unlisted = itertools.islice((n for n in drawn if not is_hidden(n)), SWAPS)
+        return [names.replace(*pair, old, n) for n in unlisted]
 
     return {
         "held-out rows": [(p, [names.swap(*p, rng) for _ in range(SWAPS)]) for p, _ in held],
